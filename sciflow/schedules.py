@@ -1,0 +1,169 @@
+r"""Noise schedules: how much of the data and how much noise a corrupted sample holds.
+
+    x_t = a(t)·x_0 + s(t)·noise,      t = 0 data, t = 1 noise,   λ(t) = log(a/s) falling in t.
+
+A schedule only says ``t ↦ (a, s)``; everything else (samplers, losses, guidance) is written in
+terms of a and s, so a trained network takes any schedule at inference. All are pure torch, work on
+tensors of any shape and are differentiable.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "SCHEDULES",
+    "Cosine",
+    "FreeSchedule",
+    "Rectified",
+    "Schedule",
+    "SubVP",
+    "VPLinear",
+    "VarianceExploding",
+    "schedule_from_config",
+]
+
+
+class Schedule(ABC):
+    """Maps times in [0, 1] to the pair (a, s)."""
+
+    @abstractmethod
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal a(t) > 0 for t < 1 and noise s(t) > 0 for t > 0, shaped as ``t``."""
+
+    def logsnr(self, t: Tensor) -> Tensor:
+        """λ(t) = log(a/s), strictly falling."""
+        a, s = self(t)
+        return a.log() - s.log()
+
+    def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(a', s') with respect to t, by automatic differentiation."""
+        with torch.enable_grad():
+            t = t.detach().clone().requires_grad_(True)
+            a, s = self(t)
+            (da,) = torch.autograd.grad(a.sum(), t, allow_unused=True, retain_graph=True)
+            (ds,) = torch.autograd.grad(s.sum(), t, allow_unused=True)
+        zero = torch.zeros_like(t)
+        return (zero if da is None else da).detach(), (zero if ds is None else ds).detach()
+
+    def invert(self, f: Callable[[Tensor, Tensor], Tensor], target: Tensor) -> Tensor:
+        """Times at which the rising function ``f(a, s)`` takes the values ``target`` (bisection)."""
+        low, high = torch.zeros_like(target), torch.ones_like(target)
+        for _ in range(60):
+            middle = (low + high) / 2
+            below = f(*self(middle)) < target
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return (low + high) / 2
+
+    def config(self) -> dict[str, Any]:
+        """Plain data from which :func:`schedule_from_config` rebuilds the schedule."""
+        values = asdict(self) if hasattr(self, "__dataclass_fields__") else {}
+        return {"kind": _NAMES[type(self)], **values}
+
+
+@dataclass(frozen=True)
+class Rectified(Schedule):
+    """Straight line (rectified flow, Liu et al. 2023): a = 1 − t^p, s = t^p.
+
+    ``power`` p ≠ 1 lets a field run early (p < 1: its noise goes late) or late on a shared clock.
+    """
+
+    power: float = 1.0
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        s = t if self.power == 1.0 else t**self.power
+        return 1 - s, s
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Variance preserving, a = cos(πt/2), s = sin(πt/2) (also called GVP; Ma et al. 2024)."""
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.cos(t * (math.pi / 2)), torch.sin(t * (math.pi / 2))
+
+
+@dataclass(frozen=True)
+class VPLinear(Schedule):
+    """Variance preserving with β rising linearly (Song et al. 2021).
+
+    a = exp(−(β₀ t + (β₁ − β₀) t²/2)/2), s = sqrt(1 − a²).
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def _log_a(self, t: Tensor) -> Tensor:
+        return -0.5 * (self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t * t)
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        log_a = self._log_a(t)
+        return log_a.exp(), (-torch.expm1(2 * log_a)).sqrt()
+
+
+@dataclass(frozen=True)
+class SubVP(VPLinear):
+    """Sub-variance preserving (Song et al. 2021): a as in :class:`VPLinear`, s = 1 − a²."""
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        log_a = self._log_a(t)
+        return log_a.exp(), -torch.expm1(2 * log_a)
+
+
+@dataclass(frozen=True)
+class VarianceExploding(Schedule):
+    """Variance exploding: a = 1, s = σ_max·(r^t − 1)/(r − 1) with r = σ_max/σ_min.
+
+    Geometric for t well above 0 as in Song et al. 2021, and exactly free of noise at t = 0.
+    """
+
+    sigma_min: float = 0.01
+    sigma_max: float = 100.0
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        r = math.log(self.sigma_max / self.sigma_min)
+        s = self.sigma_max * torch.expm1(r * t) / math.expm1(r)
+        return torch.ones_like(t), s
+
+
+class FreeSchedule(Schedule):
+    """Any pair of functions given by the user; λ = log(a/s) must fall in t."""
+
+    def __init__(self, a: Callable[[Tensor], Tensor], s: Callable[[Tensor], Tensor]):
+        self.a, self.s = a, s
+        lam = self.logsnr(torch.linspace(0.001, 0.999, 257, dtype=torch.float64))
+        if not bool((lam.diff() < 0).all()):
+            raise ValueError("log(a/s) must fall strictly from t = 0 (data) to t = 1 (noise)")
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self.a(t), self.s(t)
+
+    def config(self) -> dict[str, Any]:
+        """A schedule of free functions has no plain-data form."""
+        raise ValueError("a FreeSchedule cannot be saved; use a named schedule in a checkpoint")
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "rectified": Rectified,
+    "cosine": Cosine,
+    "vp-linear": VPLinear,
+    "sub-vp": SubVP,
+    "ve": VarianceExploding,
+}
+_NAMES = {cls: name for name, cls in SCHEDULES.items()}
+
+
+def schedule_from_config(config: dict[str, Any]) -> Schedule:
+    """The schedule that ``config()`` described, e.g. ``{"kind": "rectified", "power": 2.0}``."""
+    values = dict(config)
+    kind = values.pop("kind")
+    if kind not in SCHEDULES:
+        raise ValueError(f"unknown schedule {kind!r}; known: {', '.join(SCHEDULES)}")
+    return SCHEDULES[kind](**values)

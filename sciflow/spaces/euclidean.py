@@ -1,0 +1,36 @@
+"""Vectors with white noise: features, series, latent codes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sciflow.random import Draws
+from sciflow.spaces.base import Space
+from sciflow.state import Context
+
+__all__ = ["Euclidean"]
+
+
+class Euclidean(Space):
+    """ℝ^event per element with standard normal noise.
+
+    Args:
+        event: shape of one element's value, e.g. ``(3,)``; ``()`` for a scalar.
+    """
+
+    def __init__(self, *event: int):
+        self.event = event
+
+    def mask(self, context: Context) -> Tensor:
+        return context.mask
+
+    def noise(self, context: Context, draws: Draws, stream: str, step: int = 0,
+              dtype: torch.dtype | None = None) -> Tensor:  # fmt: skip
+        shape = (*context.mask.shape[1:], *self.event)
+        x = draws.normal(shape, stream, step, dtype or torch.get_default_dtype(),
+                         context.mask.device)  # fmt: skip
+        return self.project(x, context)
+
+    def project(self, x: Tensor, context: Context) -> Tensor:
+        return x * self.expand(context.mask, x)

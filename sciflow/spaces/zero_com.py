@@ -1,0 +1,35 @@
+r"""Point clouds without their centre: ℝ^{N×3} modulo translation.
+
+The noise is the standard normal projected onto the subspace Σ_i x_i = 0 (Köhler et al. 2020;
+Hoogeboom et al. 2022), so that a translation-invariant density exists at every noise level. Where
+some elements are given the frame is fixed by them, and the noise of the others is not projected.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sciflow.spaces.euclidean import Euclidean
+from sciflow.state import Context
+
+__all__ = ["ZeroCoM"]
+
+
+class ZeroCoM(Euclidean):
+    """Points in ``dim`` dimensions with their centre of mass (over real points) at the origin."""
+
+    def __init__(self, dim: int = 3, field: str | None = None):
+        super().__init__(dim)
+        self.dim, self.field = dim, field
+
+    def project(self, x: Tensor, context: Context) -> Tensor:
+        mask = self.expand(context.mask, x)
+        x = x * mask
+        n = mask.sum(1, keepdim=True).clamp(min=1)
+        centred = (x - x.sum(1, keepdim=True) / n) * mask
+        given = context.given.get(self.field) if self.field else None
+        if given is None:
+            return centred
+        # A sample with given points keeps its frame; the others of the batch are still centred.
+        fixed = self.expand((given & context.mask).any(1), x)
+        return x.where(fixed, centred)
