@@ -1,0 +1,211 @@
+"""A set of molecules as padded arrays: what training reads and what a prepared data set is on disk.
+
+Row ``i`` is one molecule of ``n_atoms[i]`` atoms; every entry behind them is zero. The file is a
+plain ``.npz`` of numbers and text, read without unpickling, so a node that has neither RDKit nor
+the source data can train from it.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from domains.molecules.molecule import Molecule
+from sciflow.errors import InputError
+
+__all__ = ["MoleculeTable", "split"]
+
+_PROPERTY = "property/"
+_ARRAYS = {
+    "numbers": np.uint8,
+    "positions": np.float32,
+    "bonds": np.uint8,
+    "charges": np.int8,
+    "n_atoms": np.int64,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class MoleculeTable:
+    """``M`` molecules of at most ``N`` atoms.
+
+    Attributes:
+        numbers: atomic numbers, uint8 ``[M, N]``; 0 is padding.
+        positions: coordinates in ångström, float32 ``[M, N, 3]``.
+        bonds: bond codes as in :class:`Molecule`, uint8 ``[M, N, N]``, symmetric.
+        charges: formal charges, int8 ``[M, N]``.
+        n_atoms: atoms of each molecule, int64 ``[M]``.
+        properties: named values, float32 ``[M]`` each; NaN where one is not known.
+        smiles: the identity of each molecule, or ``None`` where not recorded.
+        name: of the data set.
+    """
+
+    numbers: NDArray[np.uint8]
+    positions: NDArray[np.float32]
+    bonds: NDArray[np.uint8]
+    charges: NDArray[np.int8]
+    n_atoms: NDArray[np.int64]
+    properties: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    smiles: list[str] | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        for key, kind in _ARRAYS.items():
+            object.__setattr__(self, key, np.ascontiguousarray(getattr(self, key), kind))
+        values = {k: np.ascontiguousarray(v, np.float32) for k, v in self.properties.items()}
+        object.__setattr__(self, "properties", values)
+        if self.numbers.ndim != 2:
+            raise ValueError(f"numbers must be [M, N], got shape {self.numbers.shape}")
+        m, n = self.numbers.shape
+        shapes = {
+            "positions": (m, n, 3),
+            "bonds": (m, n, n),
+            "charges": (m, n),
+            "n_atoms": (m,),
+        }
+        for key, shape in shapes.items():
+            if getattr(self, key).shape != shape:
+                raise ValueError(f"{key} must be {shape}, got {getattr(self, key).shape}")
+        for key, value in values.items():
+            if value.shape != (m,):
+                raise ValueError(f"property {key!r} must be {(m,)}, got {value.shape}")
+        if self.smiles is not None and len(self.smiles) != m:
+            raise ValueError(f"{len(self.smiles)} SMILES for {m} molecules")
+
+    def __len__(self) -> int:
+        return len(self.n_atoms)
+
+    def __iter__(self) -> Iterator[Molecule]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: int) -> Molecule:
+        """Molecule ``index`` without padding; properties that are NaN are left out."""
+        n = int(self.n_atoms[index])
+        values = {k: float(v[index]) for k, v in self.properties.items() if v[index] == v[index]}
+        return Molecule(
+            self.numbers[index, :n].astype(np.int64),
+            self.positions[index, :n].astype(np.float64),
+            self.bonds[index, :n, :n].astype(np.int8),
+            self.charges[index, :n],
+            values,
+            self.smiles[index] if self.smiles is not None else "",
+        )
+
+    def subset(self, indices: ArrayLike) -> MoleculeTable:
+        """The rows ``indices`` (integers or a mask), in that order, padded as before."""
+        rows = np.asarray(indices)
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
+        return MoleculeTable(
+            self.numbers[rows],
+            self.positions[rows],
+            self.bonds[rows],
+            self.charges[rows],
+            self.n_atoms[rows],
+            {key: value[rows] for key, value in self.properties.items()},
+            None if self.smiles is None else [self.smiles[i] for i in rows.tolist()],
+            self.name,
+        )
+
+    @classmethod
+    def from_molecules(
+        cls, molecules: Sequence[Molecule], name: str = "", smiles: Sequence[str] | None = None
+    ) -> MoleculeTable:
+        """Stack molecules that have positions and bonds; properties are joined by name.
+
+        Raises:
+            InputError: no molecules, or one without atoms, positions or bonds.
+        """
+        if not molecules:
+            raise InputError("no molecules to make a table of")
+        for i, molecule in enumerate(molecules):
+            missing = [
+                what
+                for what, absent in (
+                    ("atoms", not len(molecule)),
+                    ("positions (build them from the graph)", molecule.positions is None),
+                    ("bonds (perceive them, or read an SDF file)", molecule.bonds is None),
+                )
+                if absent
+            ]
+            if missing:
+                raise InputError(f"molecule {i + 1} has no {' and no '.join(missing)}")
+        m, n = len(molecules), max(len(molecule) for molecule in molecules)
+        numbers, charges = np.zeros((m, n), np.uint8), np.zeros((m, n), np.int8)
+        positions, bonds = np.zeros((m, n, 3), np.float32), np.zeros((m, n, n), np.uint8)
+        keys = dict.fromkeys(key for molecule in molecules for key in molecule.properties)
+        properties = {key: np.full(m, np.nan, np.float32) for key in keys}
+        for i, molecule in enumerate(molecules):
+            k = len(molecule)
+            numbers[i, :k], charges[i, :k] = molecule.numbers, molecule.charges
+            positions[i, :k], bonds[i, :k, :k] = molecule.positions, np.asarray(molecule.bonds)
+            for key, value in molecule.properties.items():
+                properties[key][i] = value
+        n_atoms = np.array([len(molecule) for molecule in molecules], np.int64)
+        names = None if smiles is None else list(smiles)
+        return cls(numbers, positions, bonds, charges, n_atoms, properties, names, name)
+
+    def save(self, path: str | Path) -> Path:
+        """Write one ``.npz``; the file appears whole or not at all. Returns its path."""
+        path = Path(path)
+        arrays: dict[str, Any] = {key: getattr(self, key) for key in _ARRAYS}
+        arrays |= {_PROPERTY + key: value for key, value in self.properties.items()}
+        arrays["name"] = np.array(self.name)
+        if self.smiles is not None:
+            arrays["smiles"] = np.array(self.smiles, np.str_)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                np.savez_compressed(file, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> MoleculeTable:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: no such file, or not a whole table.
+        """
+        if not Path(path).is_file():
+            raise InputError("no such file", path)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return cls(
+                    **{key: file[key] for key in _ARRAYS},
+                    properties={
+                        key.removeprefix(_PROPERTY): file[key]
+                        for key in file.files
+                        if key.startswith(_PROPERTY)
+                    },
+                    smiles=file["smiles"].tolist() if "smiles" in file.files else None,
+                    name=str(file["name"]),
+                )
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(f"not a table of molecules ({error})", path) from error
+
+
+def split(table: MoleculeTable, seed: int = 0) -> dict[str, NDArray[np.int64]]:
+    """Row indices of ``train``, ``valid`` and ``test``: 90 %, 5 %, 5 % of a seeded permutation.
+
+    A function of ``(len(table), seed)`` alone, through NumPy's frozen legacy stream, so it is the
+    same on every machine and in every version.
+    """
+    rows = np.random.RandomState(seed).permutation(len(table)).astype(np.int64)
+    held = len(table) // 20
+    return {
+        "train": np.sort(rows[2 * held :]),
+        "valid": np.sort(rows[:held]),
+        "test": np.sort(rows[held : 2 * held]),
+    }
