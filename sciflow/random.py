@@ -25,7 +25,7 @@ __all__ = ["Draws", "philox"]
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 _LOW = 0xFFFFFFFF
-_ROUNDS = 10
+_ROUNDS = 7
 
 
 def philox(
@@ -38,7 +38,7 @@ def philox(
     Args:
         counter: four tensors with values in [0, 2³²).
         key: two tensors with values in [0, 2³²).
-        rounds: 10 is the published default, 7 the fewest that pass BigCrush.
+        rounds: 7 is the fewest that passes BigCrush and our default, 10 the published one.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key

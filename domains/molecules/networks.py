@@ -1,0 +1,90 @@
+"""From a model's configuration to its denoiser: paths and network of the molecule fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from domains.molecules.encoding import BOND_CLASSES, Encoding
+from sciflow.denoisers import Network, NetworkDenoiser
+from sciflow.errors import InputError
+from sciflow.paths import CategoricalPath, GaussianPath, Path
+from sciflow.schedules import schedule_from_config
+from sciflow.spaces import Tokens, ZeroCoM
+
+__all__ = ["PRESETS", "build_denoiser"]
+
+_LINE = {"kind": "rectified"}
+_PATHS: dict[str, Any] = {
+    "coords": {"schedule": _LINE, "prediction": "edm"},
+    "types": {"schedule": _LINE, "kind": "absorbing"},
+    "charges": {"schedule": _LINE, "kind": "absorbing"},
+    "bonds": {"schedule": _LINE, "kind": "absorbing"},
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {
+        "paths": _PATHS,
+        "network": {
+            "kind": "equivariant-transformer",
+            "dim": 128,
+            "pair_dim": 32,
+            "depth": 6,
+            "heads": 8,
+        },
+        "self_conditioning": True,
+    },
+}
+"""Named starting points of a configuration; the domain adds vocabulary and statistics."""
+
+
+def build_paths(config: dict[str, Any]) -> dict[str, Path]:
+    """One path a field."""
+    encoding = Encoding.from_config(config["encoding"])
+    spaces = {
+        "types": Tokens(len(encoding.elements)),
+        "charges": Tokens(len(encoding.charges)),
+        "bonds": Tokens(BOND_CLASSES, pairs=True),
+    }
+    c = config["paths"]
+    paths: dict[str, Path] = {
+        "coords": GaussianPath(
+            ZeroCoM(3, "coords"),
+            schedule_from_config(c["coords"]["schedule"]),
+            c["coords"]["prediction"],
+        )
+    }
+    for name, space in spaces.items():
+        p = c[name]
+        paths[name] = CategoricalPath(
+            space, schedule_from_config(p["schedule"]), p["kind"], p.get("marginal")
+        )
+    return paths
+
+
+def build_denoiser(config: dict[str, Any]) -> NetworkDenoiser:
+    """The denoiser that ``config`` describes, with fresh weights."""
+    paths = build_paths(config)
+    alphabets = {
+        name: (path.symbols, path.classes)
+        for name, path in paths.items()
+        if isinstance(path, CategoricalPath)
+    }
+    arguments = dict(config["network"])
+    kind = arguments.pop("kind")
+    arguments |= {
+        "points": "coords",
+        "tokens": {f: alphabets[f] for f in ("types", "charges")},
+        "pairs": {"bonds": alphabets["bonds"]},
+        "conditions": config["conditions"],
+        "self_conditioning": config["self_conditioning"],
+    }
+    return NetworkDenoiser(_network(kind)(**arguments), paths, config["self_conditioning"])
+
+
+def _network(kind: str) -> type[Network]:
+    """Imported on demand: e3nn and torch-geometric cost seconds."""
+    if kind == "equivariant-transformer":
+        from sciflow.networks.equivariant import EquivariantTransformer
+
+        return EquivariantTransformer
+    raise InputError(f"unknown network {kind!r}; known: equivariant-transformer")

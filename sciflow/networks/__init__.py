@@ -1,0 +1,1 @@
+"""Networks, all with the interface of :class:`sciflow.denoisers.Network`."""

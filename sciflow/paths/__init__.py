@@ -1,0 +1,7 @@
+"""How one field is corrupted on the shared clock, and how a network's output becomes clean data."""
+
+from sciflow.paths.base import Path
+from sciflow.paths.categorical import CategoricalPath
+from sciflow.paths.gaussian import GaussianPath
+
+__all__ = ["CategoricalPath", "GaussianPath", "Path"]

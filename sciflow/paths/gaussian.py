@@ -1,0 +1,133 @@
+r"""Gaussian corruption of a continuous field, and every prediction type in one table.
+
+    x_t = a x_0 + s ε,         ε ~ the space's noise,
+    x_0 = c_x x_t + c_F F,     F = the network's output.
+
+The prediction types differ only in (c_x, c_F):
+
+=========  ==========================================  ==============================
+type       what F estimates                            (c_x, c_F)
+=========  ==========================================  ==============================
+x0         x_0                                         (0, 1)
+eps        ε                                           (1/a, −s/a)
+v          a ε − s x_0  (Salimans & Ho 2022)           (a, −s) / (a² + s²)
+score      ∇ log p(x_t) = −ε/s                         (1/a, s²/a)
+velocity   a' x_0 + s' ε  (flow matching)              (s', −s) / (a s' − a' s)
+edm        unit-variance mix (Karras et al. 2022)      (a σ², s σ √(a²σ²+s²)) / (a²σ²+s²)
+=========  ==========================================  ==============================
+
+with σ the standard deviation of the data. The loss is the mean squared error of F, i.e. of x_0 with
+weight 1/c_F².
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self, get_args
+
+import torch
+from torch import Tensor
+
+from sciflow.paths.base import Path
+from sciflow.random import Draws
+from sciflow.schedules import Schedule
+from sciflow.spaces import Space
+from sciflow.state import Context
+
+__all__ = ["GaussianPath", "PredictionType"]
+
+PredictionType = Literal["x0", "eps", "v", "score", "velocity", "edm"]
+
+
+class GaussianPath(Path):
+    """Linear-Gaussian corruption with any schedule and prediction type.
+
+    Args:
+        space: the field's geometry; it draws the noise and projects.
+        schedule: a(t), s(t).
+        prediction: what the network's output means; see the table above.
+        data_std: σ, the standard deviation of the (scaled) data, used to scale inputs and by "edm".
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        schedule: Schedule,
+        prediction: PredictionType = "edm",
+        data_std: float = 1.0,
+    ):
+        super().__init__(space, schedule)
+        if prediction not in get_args(PredictionType):
+            known = ", ".join(get_args(PredictionType))
+            raise ValueError(f"unknown prediction type {prediction!r}; known: {known}")
+        self.prediction, self.data_std = prediction, data_std
+
+    def with_schedule(self, schedule: Schedule) -> Self:
+        return type(self)(self.space, schedule, self.prediction, self.data_std)
+
+    def prior(self, context: Context, draws: Draws, stream: str, dtype: torch.dtype) -> Tensor:
+        a, s = self.schedule(torch.ones((), dtype=torch.float64))
+        # A schedule that keeps some signal at t = 1 still starts at the right variance.
+        scale = float((a**2 * self.data_std**2 + s**2).sqrt()) if a > 0 else float(s)
+        return scale * self.space.noise(context, draws, stream, 0, dtype)
+
+    def corrupt(self, x0: Tensor, t: Tensor, context: Context, draws: Draws, stream: str,
+                step: int = 0) -> Tensor:  # fmt: skip
+        a, s = self._scales(x0, t)
+        return a * x0 + s * self.space.noise(context, draws, stream, step, x0.dtype)
+
+    def network_input(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """x_t / √(a²σ² + s²), of unit variance at every time."""
+        a, s = self._scales(x_t, t)
+        return x_t / (a**2 * self.data_std**2 + s**2).sqrt()
+
+    def clean(self, output: Tensor, x_t: Tensor, t: Tensor, context: Context) -> Tensor:
+        c_x, c_f = self.coefficients(self.space.expand(t, x_t))
+        # Where t = 0 the element is given and is its own clean estimate, whatever the network says.
+        known = self.space.expand(t, x_t) <= 0
+        return torch.where(known, x_t, c_x * x_t + c_f * self.space.project(output, context))
+
+    def output(self, clean: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The F that :meth:`clean` would turn into ``clean``: the target of training."""
+        c_x, c_f = self.coefficients(self.space.expand(t, x_t))
+        return (clean - c_x * x_t) / c_f
+
+    def loss(self, clean: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, context: Context) -> Tensor:
+        """Mean squared error of the network's output over unknown elements, ``[B]``."""
+        t = self.space.expand(t, x0)
+        _, c_f = self.coefficients(t.clamp(min=1e-6))
+        unknown = (t > 0).to(x0.dtype)
+        error = ((clean - x0) / c_f) ** 2 * unknown
+        n = self.space.sum(torch.ones_like(x0) * unknown, context).clamp(min=1)
+        return self.space.sum(error, context) / n
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(c_x, c_F) at times ``t``, any shape; see the table of the module."""
+        a, s = self.schedule(t)
+        match self.prediction:
+            case "x0":
+                return torch.zeros_like(a), torch.ones_like(a)
+            case "eps":
+                return 1 / a, -s / a
+            case "v":
+                return a / (a**2 + s**2), -s / (a**2 + s**2)
+            case "score":
+                return 1 / a, s**2 / a
+            case "velocity":
+                da, ds = self.schedule.derivatives(t)
+                w = a * ds - da * s
+                return ds / w, -s / w
+            case "edm":
+                v = (a * self.data_std) ** 2 + s**2
+                return a * self.data_std**2 / v, s * self.data_std / v.sqrt()
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "kind": "gaussian",
+            "schedule": self.schedule.config(),
+            "prediction": self.prediction,
+            "data_std": self.data_std,
+        }
+
+    def _scales(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        a, s = self.schedule(t)
+        return self.space.expand(a, x).to(x.dtype), self.space.expand(s, x).to(x.dtype)

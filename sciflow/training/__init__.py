@@ -1,0 +1,1 @@
+"""Training: Lightning module and data module, exact resume at any step."""

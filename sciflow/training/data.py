@@ -1,0 +1,202 @@
+"""Prepared tensors and batches whose content is a pure function of (seed, step).
+
+A domain turns its files into :class:`PreparedData` once; training then needs torch and lightning
+only. Batch k does not depend on how training got there, so resuming at step k repeats nothing and
+skips nothing, and R processes that share a batch see together exactly what one would see.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from sciflow.errors import InputError
+from sciflow.state import Context, State
+
+__all__ = ["Batch", "BatchModule", "Batches", "PreparedData"]
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Padded tensors of a whole data set.
+
+    Attributes:
+        fields: ``{name: [M, *elements, *event]}``, any integer or floating type.
+        axes: ``{name: how many element axes}`` (1 for atoms, 2 for pairs of atoms).
+        lengths: int64 ``[M]``, real elements of each sample.
+        conditions: ``{name: float32 [M]}``, NaN where unknown.
+        meta: plain data that the domain wants to keep beside them.
+    """
+
+    fields: dict[str, Tensor]
+    axes: dict[str, int]
+    lengths: Tensor
+    conditions: dict[str, Tensor] = field(default_factory=dict)
+    meta: dict[str, object] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def collate(self, rows: Tensor) -> State:
+        """The samples ``rows`` as a batch, padded to the longest of them."""
+        lengths = self.lengths[rows]
+        n = int(lengths.max()) if len(rows) else 0
+        fields = {}
+        for name, x in self.fields.items():
+            x = x[rows]
+            for axis in range(1, 1 + self.axes[name]):
+                x = x.narrow(axis, 0, n)
+            fields[name] = x.float() if x.is_floating_point() else x.long()
+        mask = torch.arange(n) < lengths[:, None]
+        return State(fields, Context(mask, {k: v[rows] for k, v in self.conditions.items()}))
+
+    def subset(self, rows: Tensor) -> PreparedData:
+        """Some of the samples."""
+        return PreparedData(
+            {k: v[rows] for k, v in self.fields.items()},
+            self.axes,
+            self.lengths[rows],
+            {k: v[rows] for k, v in self.conditions.items()},
+            self.meta,
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write as one safetensors file (atomically); plain tensors and JSON, nothing pickled."""
+        from safetensors.torch import save
+
+        from sciflow.files import write_atomically
+
+        tensors = {f"field/{k}": v.contiguous() for k, v in self.fields.items()}
+        tensors |= {f"condition/{k}": v.contiguous() for k, v in self.conditions.items()}
+        tensors["lengths"] = self.lengths
+        meta = json.dumps({"axes": self.axes, "meta": self.meta})
+        return write_atomically(path, save(tensors, {"sciflow": meta}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> PreparedData:
+        """Read what :meth:`save` wrote."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), "pt") as f:
+                meta = json.loads((f.metadata() or {})["sciflow"])
+                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise InputError(
+                f"not a file of prepared tensors ({error}); make one with `sciflow data build`", path
+            ) from error
+        part = {
+            prefix: {k.split("/", 1)[1]: v for k, v in tensors.items() if k.startswith(prefix)}
+            for prefix in ("field/", "condition/")
+        }
+        return cls(part["field/"], meta["axes"], tensors["lengths"], part["condition/"], meta["meta"])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of the training batch of one step.
+
+    Attributes:
+        state: the clean samples.
+        samples: their numbers in the data set plus the epoch, int64 ``[B]``: what noise is keyed by.
+    """
+
+    state: State
+    samples: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Move to a device."""
+        return Batch(self.state.to(device), self.samples.to(device))
+
+
+class Batches(IterableDataset[Batch]):
+    """The endless sequence of training batches from step ``start()`` on.
+
+    An epoch is shuffled, cut into pools of ``pool`` batches, and each pool sorted by length before
+    it is cut into batches, so that little is padding; the order of batches is shuffled again.
+
+    Args:
+        data: the prepared tensors.
+        batch_size: samples a step, over all ranks.
+        seed: of the order.
+        start: tells the first step, asked lazily when iteration begins.
+        rank: this process and the number of processes; rank r takes samples r, r + world, ...
+        world: see ``rank``.
+        pool: batches that are sorted together.
+    """
+
+    def __init__(self, data: PreparedData, batch_size: int, seed: int = 0,
+                 start: Callable[[], int] = lambda: 0, rank: int = 0, world: int = 1,
+                 pool: int = 32):  # fmt: skip
+        if len(data) == 0:
+            raise InputError("the training set is empty")
+        self.data, self.batch_size, self.seed = data, min(batch_size, len(data)), seed
+        self.start, self.rank, self.world, self.pool = start, rank, world, pool
+        self._epoch: tuple[int, np.ndarray] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in one pass over the data; the remainder changes from epoch to epoch."""
+        return len(self.data) // self.batch_size
+
+    def rows(self, step: int) -> np.ndarray:
+        """Row numbers of the whole batch of ``step``."""
+        epoch, k = divmod(step, self.steps_per_epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = (epoch, self._order(epoch))
+        return self._epoch[1][k]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng((self.seed, epoch))
+        used = self.steps_per_epoch * self.batch_size
+        order = rng.permutation(len(self.data))[:used]
+        lengths = self.data.lengths.numpy()
+        width = self.pool * self.batch_size
+        pools = [order[i : i + width] for i in range(0, used, width)]
+        pools = [p[np.argsort(lengths[p], kind="stable")] for p in pools]
+        batches = np.concatenate(pools).reshape(-1, self.batch_size)
+        return batches[rng.permutation(len(batches))]
+
+    def __iter__(self) -> Iterator[Batch]:
+        step = self.start()
+        while True:
+            rows = torch.from_numpy(self.rows(step)[self.rank :: self.world].copy())
+            yield Batch(self.data.collate(rows), rows)
+            step += 1
+
+
+class BatchModule(L.LightningDataModule):
+    """Feeds :class:`Batches` to Lightning, starting where the trainer stands."""
+
+    def __init__(self, data: PreparedData, batch_size: int, seed: int = 0):
+        super().__init__()
+        self.data, self.batch_size, self.seed = data, batch_size, seed
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """A loader without workers: prepared tensors are only indexed."""
+        trainer = self.trainer
+        assert trainer is not None
+        batches = Batches(
+            self.data, self.batch_size, self.seed, lambda: trainer.global_step,
+            trainer.global_rank, trainer.world_size,
+        )  # fmt: skip
+        return DataLoader(batches, batch_size=None, num_workers=0)
+
+
+def statistics(values: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    """(mean, std) of each condition over the samples where it is known."""
+    result = {}
+    for name, v in values.items():
+        known = v[~v.isnan()].double()
+        if len(known) < 2:
+            raise InputError(f"property {name!r} is known for {len(known)} samples; at least 2 needed")
+        result[name] = [float(known.mean()), max(float(known.std()), 1e-6)]
+    return result
