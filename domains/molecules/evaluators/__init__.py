@@ -5,6 +5,7 @@
     ``chemistry``    sanitised, connected, closed-shell; unique; novel (:mod:`.chemistry`)
     ``geometry``     distances between distributions, against a reference set (:mod:`.geometry`)
     ``posebusters``  PoseBusters' ``mol_fast`` checks, an optional package (:mod:`.posebusters`)
+    ``relaxation``   how far GFN2-xTB moves the samples downhill (:mod:`.relaxation`)
 
 One set of 10,000 samples has scored 38, 84 and 93 % "stable" under three published rules, so a
 number is only worth the row of real data beside it: :func:`table` prints both.
@@ -13,6 +14,7 @@ number is only worth the row of real data beside it: :func:`table` prints both.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from domains.molecules.evaluators.chemistry import (
     Identities,
@@ -23,6 +25,7 @@ from domains.molecules.evaluators.chemistry import (
 from domains.molecules.evaluators.distance_rule import edm_rates, edm_stability, infer_bonds
 from domains.molecules.evaluators.geometry import geometry_distances
 from domains.molecules.evaluators.posebusters import posebusters_rates
+from domains.molecules.evaluators.relaxation import relaxation_summary
 from domains.molecules.evaluators.valence import valence_rates, valence_stability
 from domains.molecules.molecule import Molecule
 from sciflow.errors import InputError
@@ -40,24 +43,30 @@ __all__ = [
     "valence_stability",
 ]
 
-_Reference = Sequence[Molecule] | None
-_Training = Iterable[str] | None
+
+@dataclass(frozen=True)
+class _Given:
+    """What :func:`evaluate` was asked to judge, and by what."""
+
+    molecules: list[Molecule]
+    reference: list[Molecule] | None
+    training: Identities | None
+    n_jobs: int
 
 
-def _chemistry(molecules: Sequence[Molecule], _: _Reference, training: _Training) -> dict:
-    return chemistry_rates(molecules, training)
+def _geometry(given: _Given) -> dict[str, float]:
+    if given.reference is None:
+        return {}
+    return geometry_distances(given.molecules, given.reference)
 
 
-def _geometry(molecules: Sequence[Molecule], reference: _Reference, _: _Training) -> dict:
-    return {} if reference is None else geometry_distances(molecules, reference)
-
-
-_JUDGES: dict[str, Callable[[Sequence[Molecule], _Reference, _Training], dict[str, float]]] = {
-    "edm": lambda molecules, *_: edm_rates(molecules),
-    "valence": lambda molecules, *_: valence_rates(molecules),
-    "chemistry": _chemistry,
+_JUDGES: dict[str, Callable[[_Given], dict[str, float]]] = {
+    "edm": lambda given: edm_rates(given.molecules),
+    "valence": lambda given: valence_rates(given.molecules),
+    "chemistry": lambda given: chemistry_rates(given.molecules, given.training),
     "geometry": _geometry,
-    "posebusters": lambda molecules, *_: posebusters_rates(molecules),
+    "posebusters": lambda given: posebusters_rates(given.molecules),
+    "relaxation": lambda given: relaxation_summary(given.molecules, n_jobs=given.n_jobs),
 }
 
 NAMES: tuple[str, ...] = tuple(_JUDGES)
@@ -72,6 +81,7 @@ def evaluate(
     reference: Iterable[Molecule] | None = None,
     training_smiles: Iterable[str] | None = None,
     evaluators: Sequence[str] = DEFAULT,
+    n_jobs: int = -1,
 ) -> dict[str, float]:
     """Run the named evaluators over a set of molecules.
 
@@ -81,6 +91,7 @@ def evaluate(
         training_smiles: the training set, for novelty; left out without it. Make
             :class:`Identities` of it once where you evaluate often.
         evaluators: some of :data:`NAMES`.
+        n_jobs: worker processes of ``relaxation``; -1 is every core.
 
     Returns:
         ``n_molecules`` and every evaluator's numbers; rates in 0..1, NaN where undefined.
@@ -91,12 +102,15 @@ def evaluate(
     unknown = [name for name in evaluators if name not in _JUDGES]
     if unknown:
         raise InputError(f"no evaluator named {', '.join(unknown)}; choose from {', '.join(NAMES)}")
-    given = list(molecules)
-    real = None if reference is None else list(reference)
-    training = None if training_smiles is None else Identities.of(training_smiles)
-    results = {"n_molecules": float(len(given))}
+    given = _Given(
+        list(molecules),
+        None if reference is None else list(reference),
+        None if training_smiles is None else Identities.of(training_smiles),
+        n_jobs,
+    )
+    results = {"n_molecules": float(len(given.molecules))}
     for name in dict.fromkeys(evaluators):
-        results.update(_JUDGES[name](given, real, training))
+        results.update(_JUDGES[name](given))
     return results
 
 
