@@ -28,7 +28,7 @@ from sciflow.errors import InputError
 from sciflow.state import Context, State
 from sciflow.training.data import PreparedData
 
-__all__ = ["AXES", "BOND_CLASSES", "Encoding"]
+__all__ = ["AXES", "BOND_CLASSES", "Encoding", "empty_context"]
 
 BOND_CLASSES = 5
 AXES = {"coords": 1, "types": 1, "charges": 1, "bonds": 2}
@@ -145,7 +145,7 @@ def _centre(x: np.ndarray[Any, Any], real: np.ndarray[Any, Any]) -> np.ndarray[A
     return (x - x.sum(1, keepdims=True) / n) * real[..., None]
 
 
-def empty_state(lengths: Tensor, conditions: dict[str, Tensor]) -> Context:
+def empty_context(lengths: Tensor, conditions: dict[str, Tensor]) -> Context:
     """The context of molecules to be generated: their sizes and wanted properties."""
     n = int(lengths.max()) if len(lengths) else 0
     return Context(torch.arange(n, device=lengths.device) < lengths[:, None], conditions)

@@ -100,21 +100,29 @@ class PreparedData:
         return cls(part["field/"], meta["axes"], tensors["lengths"], part["condition/"], meta["meta"])
 
 
-@dataclass(frozen=True)
 class Batch:
     """One rank's part of the training batch of one step.
 
-    Attributes:
+    Not a dataclass: Lightning's mixed precision would take it apart and refuse what is frozen.
+
+    Args:
         state: the clean samples.
-        samples: their numbers in the data set plus the epoch, int64 ``[B]``: what noise is keyed by.
+        samples: their rows in the data set, int64 ``[B]``: with the step, what noise is keyed by.
     """
 
-    state: State
-    samples: Tensor
+    def __init__(self, state: State, samples: Tensor):
+        self.state, self.samples = state, samples
 
     def to(self, device: torch.device | str) -> Batch:
-        """Move to a device."""
-        return Batch(self.state.to(device), self.samples.to(device))
+        """Move to a device; from pinned memory without waiting for it."""
+        return self._apply(lambda x: x.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """Copy to page-locked memory (the data loader asks for it)."""
+        return self._apply(torch.Tensor.pin_memory)
+
+    def _apply(self, f: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(self.state.apply(f), f(self.samples))
 
 
 class Batches(IterableDataset[Batch]):
@@ -188,7 +196,8 @@ class BatchModule(L.LightningDataModule):
             self.data, self.batch_size, self.seed, lambda: trainer.global_step,
             trainer.global_rank, trainer.world_size,
         )  # fmt: skip
-        return DataLoader(batches, batch_size=None, num_workers=0)
+        pin = trainer.strategy.root_device.type == "cuda"
+        return DataLoader(batches, batch_size=None, num_workers=0, pin_memory=pin)
 
 
 def statistics(values: Mapping[str, Tensor]) -> dict[str, list[float]]:

@@ -63,31 +63,59 @@ class DenoisingModule(L.LightningModule):
         ]
         return torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.98))
 
+    def on_train_start(self) -> None:
+        """A resumed optimizer brings its former weight decay along; the one asked for holds."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        for group, decay in zip(optimizer.param_groups, (self.weight_decay, 0.0), strict=True):  # type: ignore[union-attr]
+            group["weight_decay"] = decay
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set the learning rate of this step."""
-        lr = learning_rate(self.global_step, self.lr, self.warmup, self.decay_start, self.last)
+        """Set the learning rate of this step, and torch's own generator (networks with dropout)."""
+        step = self.global_step
+        self.current_lr = learning_rate(step, self.lr, self.warmup, self.decay_start, self.last)
         optimizer = self.optimizers(use_pl_optimizer=False)
         for group in optimizer.param_groups:  # type: ignore[union-attr]
-            group["lr"] = lr
+            group["lr"] = self.current_lr
+        torch.manual_seed(hash((self.seed, step, self.global_rank)) & (2**63 - 1))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss of this rank's part of the batch."""
         draws = Draws(self.seed, batch.samples)
         losses = self.objective(self.denoiser, batch.state, draws, self.global_step)
-        self._check(losses, batch)
+        self._step = (losses.detach(), batch.samples)
         loss = losses.total.mean()
-        values = {f"loss/{k}": v.detach().mean() for k, v in losses.fields.items()}
-        self.log_dict({"loss": loss.detach(), **values}, prog_bar=False,
-                      sync_dist=self.trainer.world_size > 1, batch_size=len(batch.samples))  # fmt: skip
+        if self.trainer.loggers:
+            values = {f"loss/{k}": v.detach().mean() for k, v in losses.fields.items()}
+            self.log_dict({"loss": loss.detach(), **values}, batch_size=len(batch.samples),
+                          sync_dist=self.trainer.world_size > 1)  # fmt: skip
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Update the average after the optimizer's step."""
-        k = self.global_step
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradient's norm; stop before the optimizer's step where anything is not finite.
+
+        This is the step's one wait for the device, at a point where all its work is queued.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
+        losses, samples = self._step
+        self.measured = torch.stack(
+            [losses.total.mean(), *(v.mean() for v in losses.fields.values()), norm]
+        ).float()
+        if not bool(torch.isfinite(losses.total).all() & torch.isfinite(norm)):
+            self._stop(losses, samples, norm)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The optimizer's step, then the average's: no callback can save one without the other."""
+        super().optimizer_step(*args, **kwargs)
+        k = self.global_step + 1
         decay = min(self.ema, (1 + k) / (10 + k))
         with torch.no_grad():
-            pairs = list(zip(self.averaged.parameters(), self.denoiser.network.parameters(), strict=True))
-            torch._foreach_lerp_([a for a, _ in pairs], [p.detach() for _, p in pairs], 1 - decay)
+            torch._foreach_lerp_(self._average, self._weights, 1 - decay)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device,
                                  dataloader_idx: int) -> Batch:  # fmt: skip
@@ -99,14 +127,30 @@ class DenoisingModule(L.LightningModule):
         d = self.denoiser
         return NetworkDenoiser(self.averaged, d.paths, d.self_conditioning).eval()
 
-    def _check(self, losses: Losses, batch: Batch) -> None:
-        if bool(torch.isfinite(losses.total).all()):
-            return
-        bad = int((~torch.isfinite(losses.total)).nonzero()[0])
-        fields = [k for k, v in losses.fields.items() if not bool(torch.isfinite(v[bad]))]
+    def _stop(self, losses: Losses, samples: Tensor, norm: Tensor) -> NoReturn:
+        found = self._describe(losses, samples)
+        if found is None and self.trainer.world_size > 1 and not bool(norm.isfinite()):
+            # Gradients are summed over processes, so all are here; the others know the sample.
+            told: list[str | None] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(told, found)
+            found = next((t for t in told if t is not None), None)
+        if found is None:
+            bad = [n for n, p in self.denoiser.named_parameters()
+                   if p.grad is not None and not bool(p.grad.isfinite().all())]  # fmt: skip
+            found = f"the gradient of {bad[0] if bad else 'the loss'} is not finite"
         raise NonFiniteError(
-            f"the loss of field {', '.join(fields)} is {float(losses.total[bad].detach())} at step "
-            f"{self.global_step}, sample {int(batch.samples[bad])}, t = {float(losses.t[bad]):.4g}, "
-            f"seed {self.seed}; the last checkpoint before it is intact: resume from it with a "
-            "smaller learning rate or higher precision"
+            f"{found}, at step {self.global_step}, seed {self.seed}; the weights of the step before "
+            "are untouched: resume from the last checkpoint with a smaller learning rate or higher "
+            "precision"
+        )
+
+    def _describe(self, losses: Losses, samples: Tensor) -> str | None:
+        bad = (~torch.isfinite(losses.total)).nonzero().flatten().tolist()
+        if not bad:
+            return None
+        i = bad[0]
+        fields = [k for k, v in losses.fields.items() if not bool(torch.isfinite(v[i]))]
+        return (
+            f"the loss of field {', '.join(fields)} is {float(losses.total[i])} for sample "
+            f"{int(samples[i])} at t = {float(losses.t[i]):.4g}"
         )

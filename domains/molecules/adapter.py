@@ -1,0 +1,266 @@
+"""Molecules on the core: small organic molecules in 3-D with bonds, judged by GFN2-xTB.
+
+Heavy imports (torch, RDKit, tblite) happen inside methods: asking for the domain's name, its
+properties or its data sets costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sciflow.domain import Domain, OracleAnswer, Progress, Property
+from sciflow.errors import InputError
+from sciflow.targets import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from domains.molecules.molecule import Molecule
+    from domains.molecules.table import MoleculeTable
+    from sciflow.denoisers import NetworkDenoiser
+    from sciflow.objectives import DenoisingObjective
+    from sciflow.random import Draws
+    from sciflow.state import Context, State
+    from sciflow.training.data import PreparedData
+
+__all__ = ["Molecules"]
+
+_REFERENCE_SIZE = 4096
+_KERNEL = 0.15
+"""Width, in standard deviations, of the kernel that finds training molecules near a target."""
+
+
+class Molecules(Domain):
+    """Molecules with coordinates, types, charges and bonds, generated jointly."""
+
+    name = "molecules"
+    summary = "3-D molecules with bonds; targets checked by GFN2-xTB"
+    default_model = "molecules/qm9-gfn2"
+    properties = {
+        "gap": Property("eV", "HOMO-LUMO gap"),
+        "homo": Property("eV", "energy of the highest occupied orbital"),
+        "lumo": Property("eV", "energy of the lowest empty orbital"),
+        "dipole": Property("D", "dipole moment"),
+        "alpha": Property("bohr^3", "isotropic polarisability"),
+    }
+    datasets = {
+        "qm9-gfn2": "QM9's molecules rebuilt at GFN2-xTB (a random third of them)",
+        "qm9-b3lyp-subset": "4,015 original QM9 geometries, at most 14 atoms",
+        "qm9": "the original QM9, downloaded from figshare",
+    }
+
+    # --- training ---------------------------------------------------------------------------
+
+    def presets(self) -> Sequence[str]:
+        from domains.molecules.networks import PRESETS
+
+        return list(PRESETS)
+
+    def dataset(self, source: str | Path, progress: Progress | None = None) -> MoleculeTable:
+        from domains.molecules import datasets
+
+        loaders = {
+            "qm9-gfn2": datasets.qm9_gfn2,
+            "qm9-b3lyp-subset": datasets.qm9_b3lyp_subset,
+            "qm9": datasets.qm9_original,
+        }
+        if str(source) in loaders:
+            return loaders[str(source)]()
+        if not Path(source).exists():
+            raise InputError(
+                f"neither a file nor a data set; data sets: {', '.join(loaders)}; files: SDF, XYZ, "
+                "CSV or SMILES",
+                source,
+            )
+        return datasets.table_from_file(source)
+
+    def prepare(
+        self, dataset: Any, preset: str, conditions: Sequence[str]
+    ) -> tuple[dict[str, Any], PreparedData, PreparedData]:
+        from domains.molecules.encoding import Encoding
+        from domains.molecules.networks import PRESETS
+        from domains.molecules.table import split
+        from sciflow.training.data import statistics
+
+        if preset not in PRESETS:
+            raise InputError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+        parts = split(dataset)
+        train = dataset.subset(parts["train"])
+        encoding = Encoding.of(train)
+        data = encoding.prepare(train, conditions)
+        valid = encoding.prepare(dataset.subset(parts["valid"]), conditions)
+        config = {
+            "domain": self.name,
+            "dataset": dataset.name,
+            "encoding": encoding.config(),
+            "conditions": statistics(data.conditions),
+            **PRESETS[preset],
+        }
+        return config, data, valid
+
+    def denoiser(self, config: Mapping[str, Any]) -> NetworkDenoiser:
+        from domains.molecules.networks import build_denoiser
+
+        return build_denoiser(dict(config))
+
+    def objective(self, config: Mapping[str, Any]) -> DenoisingObjective:
+        from sciflow.objectives import DenoisingObjective
+
+        return DenoisingObjective(
+            weights={"coords": 3.0, "types": 1.0, "charges": 0.2, "bonds": 2.0},
+            beta=1.5,
+            drift=0.7,
+            groups=(("types", "charges", "bonds"),),
+            drop_all=0.3,
+            drop_each=0.55,
+        )
+
+    # --- sampling ---------------------------------------------------------------------------
+
+    def reference(self, data: PreparedData) -> dict[str, Tensor]:
+        """Sizes and properties of a fixed random part of the training set, ``[≤ 4096]`` each."""
+        import torch
+
+        rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+        rows = rows[:_REFERENCE_SIZE].sort().values
+        return {
+            "lengths": data.lengths[rows].to(torch.int16),
+            **{name: values[rows] for name, values in data.conditions.items()},
+        }
+
+    def context(
+        self,
+        config: Mapping[str, Any],
+        reference: Mapping[str, Tensor],
+        draws: Draws,
+        targets: Mapping[str, Target],
+    ) -> Context:
+        r"""Draw a training molecule near the targets; take its size.
+
+        p(row) ∝ Π_properties exp(−d²/2h²), d the distance of the row's value to the target (or the
+        range) and h = 0.15 standard deviations. For a range the value asked for is the row's own,
+        if inside; for a point it is the point.
+        """
+        import torch
+
+        from domains.molecules.encoding import empty_context
+
+        lengths = reference["lengths"].long()
+        log_weight = torch.zeros(len(lengths), dtype=torch.float64)
+        for name, target in targets.items():
+            _, std = config["conditions"][name]
+            value = reference[name].double()
+            outside = (target.low - value).clamp(min=0) + (value - target.high).clamp(min=0)
+            d = outside.nan_to_num(nan=1e3 * std) / (_KERNEL * std)
+            # Far from every molecule all weights would vanish; the nearest then decide.
+            log_weight = log_weight - 0.5 * d**2
+        p = (log_weight - log_weight.max()).exp().cumsum(0)
+        u = draws.uniform((), "molecules/row", dtype=torch.float64)
+        rows = torch.searchsorted(p, u * p[-1]).clamp(max=len(lengths) - 1)
+        conditions = {}
+        for name in config["conditions"]:
+            wanted = torch.full((len(draws),), torch.nan)
+            if name in targets:
+                t = targets[name]
+                wanted = reference[name][rows].nan_to_num(nan=t.low).clamp(t.low, t.high)
+            conditions[name] = wanted.float()
+        return empty_context(lengths[rows], conditions)
+
+    def encode(self, config: Mapping[str, Any], records: Sequence[Molecule]) -> State:
+        from domains.molecules.encoding import Encoding
+
+        conditions = list(config.get("conditions", {}))
+        return Encoding.from_config(dict(config["encoding"])).encode(records, conditions)
+
+    def decode(self, config: Mapping[str, Any], state: State) -> list[Molecule]:
+        from domains.molecules.encoding import Encoding
+
+        return Encoding.from_config(dict(config["encoding"])).decode(state)
+
+    # --- files ------------------------------------------------------------------------------
+
+    def read(self, path: str | Path) -> list[Molecule]:
+        from domains.molecules.io import read_molecules
+
+        return read_molecules(path, strict=False).molecules
+
+    def write(self, records: Sequence[Molecule], folder: Path) -> list[Path]:
+        from domains.molecules.io import write_smiles
+        from domains.molecules.sdf import write_sdf
+        from domains.molecules.xyz import write_xyz
+
+        return [
+            write_sdf(folder / "molecules.sdf", records),
+            write_xyz(folder / "molecules.xyz", records),
+            write_smiles(folder / "molecules.smi", records),
+        ]
+
+    # --- judging ----------------------------------------------------------------------------
+
+    def verdicts(self, records: Sequence[Molecule]) -> list[str]:
+        from domains.molecules.evaluators import is_valid
+
+        return [is_valid(m).reason for m in records]
+
+    def describe(self, records: Sequence[Molecule]) -> list[dict[str, Any]]:
+        from domains.molecules.evaluators import is_valid
+        from domains.molecules.numbers import formula
+
+        return [
+            {"smiles": is_valid(m).smiles, "formula": formula(m.numbers), "atoms": len(m)}
+            for m in records
+        ]
+
+    def oracle(
+        self,
+        records: Sequence[Molecule],
+        properties: Sequence[str],
+        jobs: int = -1,
+        progress: Progress | None = None,
+    ) -> list[OracleAnswer]:
+        from domains.molecules.xtb import XtbOracle
+
+        answers = []
+        oracle, chunk = XtbOracle(), 64
+        for i in range(0, len(records), chunk):
+            for r in oracle.evaluate(records[i : i + chunk], tuple(properties), n_jobs=jobs):
+                answers.append(OracleAnswer(r.values, r.error or "", r.seconds))
+            if progress is not None:
+                progress(len(answers), len(records))
+        return answers
+
+    def evaluate(self, records: Sequence[Molecule], thorough: bool = False) -> dict[str, float]:
+        """All evaluators; geometry and novelty where the training data is at hand."""
+        from domains.molecules.evaluators import DEFAULT, NAMES, evaluate
+        from sciflow.data import shared_data
+
+        reference, training = None, None
+        if shared_data() is not None:
+            from domains.molecules.datasets import qm9_gfn2
+            from domains.molecules.table import split
+
+            table = qm9_gfn2()
+            train = table.subset(split(table)["train"])
+            training = train.smiles
+            reference = [train[i] for i in range(0, len(train), max(1, len(train) // 5000))]
+        return evaluate(records, reference, training, NAMES if thorough else DEFAULT)
+
+    def picture(self, record: Molecule) -> str:
+        from domains.molecules.pictures import svg
+
+        return svg(record)
+
+    def viewer(self, records: Sequence[Molecule]) -> str:
+        from domains.molecules.pictures import viewer_html
+
+        return viewer_html(records)
+
+    # --- contract tests ---------------------------------------------------------------------
+
+    def examples(self, n: int, seed: int = 0) -> list[Molecule]:
+        from domains.molecules.builder import embed
+
+        smiles = ["C", "CCO", "c1ccccc1", "CC#N", "NCC(=O)O", "O", "C1CC1", "CC(C)=O", "FC=C", "CO"]
+        return [embed(smiles[(seed + i) % len(smiles)], seed=seed + i) for i in range(n)]

@@ -1,0 +1,203 @@
+"""The contract of a science: what an adapter supplies so that the core can serve it.
+
+A :class:`Domain` translates between files of its field and states, names its network presets, and
+judges samples with its own metrics and oracles. It is found by name: a literal table holds our own
+(``sciflow list``), the entry-point group ``sciflow.domains`` adds third parties'. The suite in
+:mod:`sciflow.testing` checks a domain; it is "in" when a ten-line subclass passes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sciflow.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sciflow.denoisers import NetworkDenoiser
+    from sciflow.objectives import DenoisingObjective
+    from sciflow.random import Draws
+    from sciflow.state import Context, State
+    from sciflow.targets import Target
+    from sciflow.training.data import PreparedData
+
+__all__ = ["DOMAINS", "Domain", "OracleAnswer", "Progress", "Property", "get_domain", "names"]
+
+Progress = Callable[[int, int], None]
+"""Told (done, total) while long work goes on."""
+
+
+@dataclass(frozen=True)
+class Property:
+    """A quantity that can be asked for: its unit and one line of explanation."""
+
+    unit: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class OracleAnswer:
+    """What an oracle says of one record.
+
+    Attributes:
+        values: ``{property: number}``; empty where it failed.
+        failure: why it failed, else empty.
+        seconds: what the call took.
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    failure: str = ""
+    seconds: float = 0.0
+
+
+class Domain(ABC):
+    """One science. Records are the domain's own objects (a molecule, a chain, a series).
+
+    Class attributes:
+        name: of the folder, the command and the model's prefix.
+        summary: one line for ``sciflow list``.
+        default_model: bundled model used where none is named.
+        properties: what can be asked for as a target.
+        datasets: ``{name: one line}`` of data sets that :meth:`dataset` knows.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    default_model: ClassVar[str]
+    properties: ClassVar[Mapping[str, Property]]
+    datasets: ClassVar[Mapping[str, str]]
+
+    # --- training ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def presets(self) -> Sequence[str]:
+        """Names of network presets, the default first."""
+
+    @abstractmethod
+    def dataset(self, source: str | Path, progress: Progress | None = None) -> Any:
+        """A data set by name, or a user's own file in a format of the field."""
+
+    @abstractmethod
+    def prepare(
+        self, dataset: Any, preset: str, conditions: Sequence[str]
+    ) -> tuple[dict[str, Any], PreparedData, PreparedData]:
+        """(configuration of a new model, training tensors, validation tensors)."""
+
+    @abstractmethod
+    def denoiser(self, config: Mapping[str, Any]) -> NetworkDenoiser:
+        """The denoiser that a configuration describes, with fresh weights."""
+
+    @abstractmethod
+    def objective(self, config: Mapping[str, Any]) -> DenoisingObjective:
+        """The training objective of that configuration."""
+
+    # --- sampling ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def reference(self, data: PreparedData) -> dict[str, Tensor]:
+        """Small tensors of the training set kept with a model: sizes, property values."""
+
+    @abstractmethod
+    def context(
+        self,
+        config: Mapping[str, Any],
+        reference: Mapping[str, Tensor],
+        draws: Draws,
+        targets: Mapping[str, Target],
+    ) -> Context:
+        """Sizes and conditions of the samples to be drawn, one a row of ``draws``."""
+
+    @abstractmethod
+    def encode(self, config: Mapping[str, Any], records: Sequence[Any]) -> State:
+        """Records as a batch of clean data."""
+
+    @abstractmethod
+    def decode(self, config: Mapping[str, Any], state: State) -> list[Any]:
+        """A batch of clean data as records."""
+
+    # --- files ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def read(self, path: str | Path) -> list[Any]:
+        """Records of a file of the field."""
+
+    @abstractmethod
+    def write(self, records: Sequence[Any], folder: Path) -> list[Path]:
+        """Write records into ``folder`` in the formats of the field; the files, main one first."""
+
+    # --- judging ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def verdicts(self, records: Sequence[Any]) -> list[str]:
+        """For each record, empty if it is sound, else why not."""
+
+    @abstractmethod
+    def describe(self, records: Sequence[Any]) -> list[dict[str, Any]]:
+        """For each record the columns that identify it in ``samples.csv`` (a SMILES, a length)."""
+
+    @abstractmethod
+    def oracle(
+        self,
+        records: Sequence[Any],
+        properties: Sequence[str],
+        jobs: int = -1,
+        progress: Progress | None = None,
+    ) -> list[OracleAnswer]:
+        """Measure properties of records; failures are answers, not exceptions."""
+
+    @abstractmethod
+    def evaluate(self, records: Sequence[Any], thorough: bool = False) -> dict[str, float]:
+        """Metrics of a set of records, in the field's own terms."""
+
+    @abstractmethod
+    def picture(self, record: Any) -> str:
+        """An SVG picture of a record, for reports."""
+
+    def viewer(self, records: Sequence[Any]) -> str:
+        """HTML of an interactive view of records, self-contained; empty where there is none."""
+        return ""
+
+    # --- contract tests ---------------------------------------------------------------------
+
+    @abstractmethod
+    def examples(self, n: int, seed: int = 0) -> list[Any]:
+        """Small valid records, made without data files."""
+
+
+DOMAINS: dict[str, str] = {
+    "molecules": "domains.molecules.adapter:Molecules",
+}
+"""Our own adapters: name → "module:Class"."""
+
+
+def names() -> dict[str, str]:
+    """Every known domain, name → "module:Class", third parties' included; imports none of them."""
+    from importlib.metadata import entry_points
+
+    others = {e.name: e.value for e in entry_points(group="sciflow.domains")}
+    return {**others, **DOMAINS}
+
+
+def get_domain(name: str) -> Domain:
+    """The domain of that name.
+
+    Raises:
+        InputError: unknown name, or its dependencies are not installed.
+    """
+    known = names()
+    if name not in known:
+        raise InputError(f"unknown domain {name!r}; known: {', '.join(sorted(known))}")
+    module, _, cls = known[name].partition(":")
+    try:
+        domain: Domain = getattr(import_module(module), cls)()
+    except ImportError as error:
+        raise InputError(
+            f"domain {name!r} cannot be loaded: {error}; install its dependencies"
+        ) from error
+    return domain
