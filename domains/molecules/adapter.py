@@ -206,10 +206,9 @@ class Molecules(Domain):
 
     def describe(self, records: Sequence[Molecule]) -> list[dict[str, Any]]:
         from domains.molecules.evaluators import is_valid
-        from domains.molecules.numbers import formula
 
         return [
-            {"smiles": is_valid(m).smiles, "formula": formula(m.numbers), "atoms": len(m)}
+            {"smiles": is_valid(m).smiles, "formula": m.formula, "atoms": len(m)}
             for m in records
         ]
 

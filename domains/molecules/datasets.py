@@ -11,18 +11,30 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from domains.molecules.molecule import Molecule
+from domains.molecules.qm9 import qm9_original
 from domains.molecules.table import MoleculeTable, split
 from sciflow.data import cache_folder, shared_data
 from sciflow.errors import InputError
 
-__all__ = ["MoleculeTable", "qm9_b3lyp_subset", "qm9_gfn2", "split"]
+__all__ = [
+    "MoleculeTable",
+    "qm9_b3lyp_subset",
+    "qm9_gfn2",
+    "qm9_original",
+    "split",
+    "table_from_file",
+]
 
+_log = logging.getLogger(__name__)
 _FORMAT = "1"
 
 
@@ -115,6 +127,99 @@ def qm9_b3lyp_subset(folder: str | Path | None = None) -> MoleculeTable:
     table = MoleculeTable.from_molecules(molecules, "qm9-b3lyp-subset", smiles)
     table.save(cached)
     return table
+
+
+def table_from_file(
+    path: str | Path, *, n_jobs: int = -1, limit: int | None = None, progress: bool = True
+) -> MoleculeTable:
+    """A data set of the user's own, from any file that :func:`read_molecules` reads.
+
+    Structures in 3-D (SDF, XYZ) are kept as they are; an XYZ file's bonds are perceived. Graphs
+    without coordinates (CSV, SMILES, 2-D SDF) go through the builder: their GFN2-xTB properties
+    join those of the file, which prevail under the same name. What is built is kept in the cache,
+    so an interrupted run goes on. Dropped records are counted in a warning of this module's log.
+
+    Args:
+        path: ``.sdf``, ``.xyz``, ``.csv``, ``.smi`` and the like, also with ``.gz``.
+        n_jobs: processes of the builder; -1 is every core.
+        limit: only the first so many records.
+        progress: show the builder's bar.
+
+    Raises:
+        InputError: the file cannot be used, or none of its molecules can.
+    """
+    from domains.molecules.io import is_smiles_list, read_molecules, read_rows
+
+    path = Path(path)
+    name = path.name.split(".")[0]
+    if is_smiles_list(path):
+        rows = read_rows(path)[:limit]
+        texts = [None if isinstance(row, InputError) else row.smiles for row in rows]
+        given = [{} if isinstance(row, InputError) else row.properties for row in rows]
+        return _built(texts, given, path, name, n_jobs, progress)
+    found = read_molecules(path)
+    if found.dropped:
+        _log.warning(found.summary())
+    molecules = found.molecules[:limit]
+    flat = [molecule.positions is None for molecule in molecules]
+    if all(flat):
+        from domains.molecules.smiles import canonical_smiles
+
+        texts = [canonical_smiles(molecule) for molecule in molecules]
+        return _built(texts, [m.properties for m in molecules], path, name, n_jobs, progress)
+    return _in_space([m for m, is_flat in zip(molecules, flat, strict=True) if not is_flat], path)
+
+
+def _in_space(molecules: Sequence[Molecule], path: Path) -> MoleculeTable:
+    from domains.molecules.perceive import perceive_bonds
+    from domains.molecules.smiles import canonical_smiles
+
+    kept, lost = [], []
+    for molecule in molecules:
+        try:
+            kept.append(molecule if molecule.bonds is not None else perceive_bonds(molecule))
+        except InputError as error:
+            lost.append(error)
+    if not kept:
+        raise InputError(f"no molecule has bonds that fit; the first: {lost[0].reason}", path)
+    if lost:
+        _log.warning("%s: %d structures without fitting bonds dropped", path, len(lost))
+    smiles = [canonical_smiles(molecule) or "" for molecule in kept]
+    return MoleculeTable.from_molecules(kept, path.name.split(".")[0], smiles)
+
+
+def _built(
+    texts: Sequence[str | None],
+    given: Sequence[dict[str, float]],
+    path: Path,
+    name: str,
+    n_jobs: int,
+    progress: bool,
+) -> MoleculeTable:
+    """Build the graphs; the file's own properties are added to, or replace, the computed ones."""
+    from domains.molecules.builder import build
+
+    digest = hashlib.sha256("\n".join(text or "" for text in texts).encode("utf-8", "replace"))
+    out = cache_folder() / "molecules" / f"{name}-{digest.hexdigest()[:16]}.npz"
+    try:
+        result = build([text or "" for text in texts], out, n_jobs=n_jobs, progress=progress)
+    except InputError as error:
+        raise InputError(error.reason, path, error.line) from None
+    if result.failures:
+        row, _, reason = result.failures[0]
+        _log.warning(
+            "%s: %d of %d records dropped (first: record %d: %s)",
+            path,
+            len(result.failures),
+            len(texts),
+            row + 1,
+            reason,
+        )
+    properties = dict(result.table.properties)
+    for key in dict.fromkeys(key for values in given for key in values):
+        column = [given[row].get(key, np.nan) for row in result.rows.tolist()]
+        properties[key] = np.array(column, np.float32)
+    return replace(result.table, properties=properties, name=name)
 
 
 def _graphs(

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["AROMATIC", "BOND_ORDERS", "Molecule"]
+__all__ = ["AROMATIC", "BOND_ORDERS", "SYMBOLS", "Molecule"]
+
+SYMBOLS = (
+    "X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se "
+    "Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy "
+    "Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf "
+    "Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og"
+).split()
+"""Symbol of each atomic number; "X" for 0."""
 
 AROMATIC = 4
 """Code of an aromatic bond in :attr:`Molecule.bonds`; 0 is no bond, 1, 2, 3 are the orders."""
@@ -53,6 +62,14 @@ class Molecule:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    @property
+    def formula(self) -> str:
+        """Hill's formula: carbon, hydrogen, then the others by symbol."""
+        counts = Counter(SYMBOLS[z] for z in self.numbers.tolist())
+        first = [s for s in ("C", "H") if s in counts] if "C" in counts else []
+        order = [*first, *sorted(s for s in counts if s not in first)]
+        return "".join(f"{s}{counts[s] if counts[s] > 1 else ''}" for s in order)
 
     def replace(self, **changes: Any) -> Molecule:
         """A copy with some attributes changed."""

@@ -25,6 +25,7 @@ __all__ = [
     "MAX_ATOMS",
     "MAX_LENGTH",
     "canonical_smiles",
+    "first_line",
     "flat_smiles",
     "from_rdkit",
     "molecule_from_smiles",
@@ -76,7 +77,7 @@ def parse_smiles(
         mol = Chem.MolFromSmiles(smiles, parameters)
     shown = smiles if len(smiles) <= 80 else smiles[:77] + "..."
     if mol is None:
-        said = _first_line(log.messages)
+        said = first_line(log.messages)
         raise InputError(f"{shown!r} is not SMILES: {said}", path, line)
     _check_size(mol, shown, path, line)
     try:
@@ -208,7 +209,7 @@ def sanitise(mol: Chem.Mol) -> None:
         with rdBase.BlockLogs():
             Chem.SanitizeMol(mol)
     except (Chem.MolSanitizeException, RuntimeError, ValueError) as error:
-        raise InputError(_first_line(str(error))) from None
+        raise InputError(first_line(str(error))) from None
 
 
 def _record(mol: Chem.Mol, positions: Any) -> Molecule:
@@ -312,7 +313,7 @@ def _check_closed_shell(
         )
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
     """RDKit's first message without its time stamp."""
     for row in text.splitlines():
         said = row.split("] ", 1)[-1].strip() if row.startswith("[") else row.strip()

@@ -151,6 +151,57 @@ class MoleculeTable:
         names = None if smiles is None else list(smiles)
         return cls(numbers, positions, bonds, charges, n_atoms, properties, names, name)
 
+    @classmethod
+    def concatenate(cls, tables: Sequence[MoleculeTable], name: str = "") -> MoleculeTable:
+        """One table after the other, padded to the largest; missing properties are NaN."""
+        if not tables:
+            raise InputError("no tables to join")
+        width = max(table.numbers.shape[1] for table in tables)
+
+        def joined(key: str, axes: int) -> NDArray[Any]:
+            blocks = []
+            for table in tables:
+                value = getattr(table, key)
+                short = width - table.numbers.shape[1]
+                blocks.append(
+                    np.pad(value, [(0, short if 1 <= k <= axes else 0) for k in range(value.ndim)])
+                )
+            return np.concatenate(blocks)
+
+        keys = dict.fromkeys(key for table in tables for key in table.properties)
+        properties = {
+            key: np.concatenate(
+                [t.properties.get(key, np.full(len(t), np.nan, np.float32)) for t in tables]
+            )
+            for key in keys
+        }
+        smiles: list[str] | None = []
+        for table in tables:
+            smiles = None if smiles is None or table.smiles is None else smiles + table.smiles
+        return cls(
+            joined("numbers", 1),
+            joined("positions", 1),
+            joined("bonds", 2),
+            joined("charges", 1),
+            np.concatenate([table.n_atoms for table in tables]),
+            properties,
+            smiles,
+            name,
+        )
+
+    @classmethod
+    def empty(cls, name: str = "") -> MoleculeTable:
+        """A table of no molecules."""
+        return cls(
+            np.zeros((0, 0), np.uint8),
+            np.zeros((0, 0, 3), np.float32),
+            np.zeros((0, 0, 0), np.uint8),
+            np.zeros((0, 0), np.int8),
+            np.zeros(0, np.int64),
+            smiles=[],
+            name=name,
+        )
+
     def save(self, path: str | Path) -> Path:
         """Write one ``.npz``; the file appears whole or not at all. Returns its path."""
         path = Path(path)

@@ -199,6 +199,11 @@ class BatchModule(L.LightningDataModule):
         pin = trainer.strategy.root_device.type == "cuda"
         return DataLoader(batches, batch_size=None, num_workers=0, pin_memory=pin)
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device,
+                                 dataloader_idx: int) -> Batch:  # fmt: skip
+        """Lightning does not look into our batch type."""
+        return batch.to(device)
+
 
 def statistics(values: Mapping[str, Tensor]) -> dict[str, list[float]]:
     """(mean, std) of each condition over the samples where it is known."""

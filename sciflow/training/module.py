@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+import hashlib
+import math
+from typing import Any, NoReturn
 
 import lightning as L
 import torch
@@ -54,6 +56,11 @@ class DenoisingModule(L.LightningModule):
         self.weight_decay, self.ema = weight_decay, ema
         self.averaged = copy.deepcopy(denoiser.network).requires_grad_(False)
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of the entries of ``measured``, which each step leaves behind on the device."""
+        return ("loss", *(f"loss/{name}" for name in self.denoiser.paths), "gradient")
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; vectors (norms, biases, embeddings' nulls) are not decayed."""
         parameters = [p for p in self.denoiser.parameters() if p.requires_grad]
@@ -68,6 +75,8 @@ class DenoisingModule(L.LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         for group, decay in zip(optimizer.param_groups, (self.weight_decay, 0.0), strict=True):  # type: ignore[union-attr]
             group["weight_decay"] = decay
+        self._average = list(self.averaged.parameters())
+        self._weights = list(self.denoiser.network.parameters())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rate of this step, and torch's own generator (networks with dropout)."""
@@ -76,16 +85,18 @@ class DenoisingModule(L.LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         for group in optimizer.param_groups:  # type: ignore[union-attr]
             group["lr"] = self.current_lr
-        torch.manual_seed(hash((self.seed, step, self.global_rank)) & (2**63 - 1))
+        digest = hashlib.sha256(f"{self.seed}/{step}/{self.global_rank}".encode()).digest()
+        torch.manual_seed(int.from_bytes(digest[:7], "little"))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss of this rank's part of the batch."""
         draws = Draws(self.seed, batch.samples)
         losses = self.objective(self.denoiser, batch.state, draws, self.global_step)
-        self._step = (losses.detach(), batch.samples)
+        fields = {k: v.detach() for k, v in losses.fields.items()}
+        self._step = (Losses(losses.total.detach(), fields, losses.t), batch.samples)
         loss = losses.total.mean()
         if self.trainer.loggers:
-            values = {f"loss/{k}": v.detach().mean() for k, v in losses.fields.items()}
+            values = {f"loss/{k}": v.mean() for k, v in fields.items()}
             self.log_dict({"loss": loss.detach(), **values}, batch_size=len(batch.samples),
                           sync_dist=self.trainer.world_size > 1)  # fmt: skip
         return loss
@@ -117,11 +128,6 @@ class DenoisingModule(L.LightningModule):
         with torch.no_grad():
             torch._foreach_lerp_(self._average, self._weights, 1 - decay)
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device,
-                                 dataloader_idx: int) -> Batch:  # fmt: skip
-        """Lightning does not look into our batch type."""
-        return batch.to(device)
-
     def averaged_denoiser(self) -> NetworkDenoiser:
         """The denoiser with averaged weights: what is evaluated and saved as a model."""
         d = self.denoiser
@@ -129,8 +135,8 @@ class DenoisingModule(L.LightningModule):
 
     def _stop(self, losses: Losses, samples: Tensor, norm: Tensor) -> NoReturn:
         found = self._describe(losses, samples)
-        if found is None and self.trainer.world_size > 1 and not bool(norm.isfinite()):
-            # Gradients are summed over processes, so all are here; the others know the sample.
+        if self.trainer.world_size > 1 and not bool(norm.isfinite()):
+            # The gradient is the sum over processes, so all of them are here; one knows the sample.
             told: list[str | None] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(told, found)
             found = next((t for t in told if t is not None), None)
