@@ -7,6 +7,7 @@ skips nothing, and R processes that share a batch see together exactly what one 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,9 @@ class PreparedData:
         lengths: int64 ``[M]``, real elements of each sample.
         conditions: ``{name: float32 [M]}``, NaN where unknown.
         meta: plain data that the domain wants to keep beside them.
+
+    Raises:
+        InputError: the tensors do not fit together.
     """
 
     fields: dict[str, Tensor]
@@ -42,8 +46,35 @@ class PreparedData:
     conditions: dict[str, Tensor] = field(default_factory=dict)
     meta: dict[str, object] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if set(self.axes) != set(self.fields):
+            raise InputError(
+                f"element axes are told for {', '.join(self.axes)}; the fields are "
+                f"{', '.join(self.fields)}"
+            )
+        longest = int(self.lengths.max()) if len(self.lengths) else 0
+        for name, x in {**self.fields, **self.conditions}.items():
+            if len(x) != len(self.lengths):
+                raise InputError(f"{name} has {len(x)} rows, lengths {len(self.lengths)}")
+            if any(size < longest for size in x.shape[1 : 1 + self.axes.get(name, 0)]):
+                raise InputError(
+                    f"a sample of {longest} elements is longer than {name}, {tuple(x.shape)}"
+                )
+
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def digest(self) -> str:
+        """Hexadecimal SHA-256 of names, shapes, types and content."""
+        h = hashlib.sha256()
+        tensors = {f"condition/{k}": v for k, v in self.conditions.items()}
+        tensors |= {"lengths": self.lengths, **self.fields}
+        for name in sorted(tensors):
+            x = tensors[name].contiguous()
+            h.update(f"{name} {tuple(x.shape)} {x.dtype} ".encode())
+            if x.numel():
+                h.update(memoryview(x.numpy()).cast("B"))
+        return h.hexdigest()
 
     def collate(self, rows: Tensor) -> State:
         """The samples ``rows`` as a batch, padded to the longest of them."""
@@ -77,27 +108,36 @@ class PreparedData:
         tensors = {f"field/{k}": v.contiguous() for k, v in self.fields.items()}
         tensors |= {f"condition/{k}": v.contiguous() for k, v in self.conditions.items()}
         tensors["lengths"] = self.lengths
-        meta = json.dumps({"axes": self.axes, "meta": self.meta})
+        meta = json.dumps({"axes": self.axes, "meta": self.meta, "sha256": self.digest()})
         return write_atomically(path, save(tensors, {"sciflow": meta}))
 
     @classmethod
     def load(cls, path: str | Path) -> PreparedData:
-        """Read what :meth:`save` wrote."""
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: not such a file, or its content was altered.
+        """
         from safetensors import SafetensorError, safe_open
 
+        advice = "make one with `sciflow data build`"
         try:
             with safe_open(str(path), "pt") as f:
                 meta = json.loads((f.metadata() or {})["sciflow"])
                 tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise InputError(
-                f"not a file of prepared tensors ({error}); make one with `sciflow data build`", path
-            ) from error
-        part = {
-            prefix: {k.split("/", 1)[1]: v for k, v in tensors.items() if k.startswith(prefix)}
-            for prefix in ("field/", "condition/")
-        }
-        return cls(part["field/"], meta["axes"], tensors["lengths"], part["condition/"], meta["meta"])
+            part = {
+                prefix: {k.split("/", 1)[1]: v for k, v in tensors.items() if k.startswith(prefix)}
+                for prefix in ("field/", "condition/")
+            }
+            data = cls(
+                part["field/"], meta["axes"], tensors["lengths"], part["condition/"], meta["meta"]
+            )
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            raise InputError(f"not a file of prepared tensors ({error}); {advice}", path) from error
+        # Files of the first days carry no digest.
+        if "sha256" in meta and meta["sha256"] != data.digest():
+            raise InputError(f"the content does not have its checksum; {advice}", path)
+        return data
 
 
 class Batch:
