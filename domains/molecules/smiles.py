@@ -73,7 +73,7 @@ def parse_smiles(
     parameters.removeHs = False
     parameters.sanitize = False
     parameters.allowCXSMILES = False
-    with rdBase.CaptureErrorLog() as log:
+    with rdBase.BlockLogs(), rdBase.CaptureErrorLog() as log:
         mol = Chem.MolFromSmiles(smiles, parameters)
     shown = smiles if len(smiles) <= 80 else smiles[:77] + "..."
     if mol is None:
