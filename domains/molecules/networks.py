@@ -15,7 +15,7 @@ __all__ = ["PRESETS", "build_denoiser"]
 
 _LINE = {"kind": "rectified"}
 _PATHS: dict[str, Any] = {
-    "coords": {"schedule": _LINE, "prediction": "edm"},
+    "coords": {"schedule": _LINE, "prediction": "edm", "coupling": "equivariant-ot"},
     "types": {"schedule": _LINE, "kind": "absorbing"},
     "charges": {"schedule": _LINE, "kind": "absorbing"},
     "bonds": {"schedule": _LINE, "kind": "absorbing"},
@@ -51,6 +51,7 @@ def build_paths(config: dict[str, Any]) -> dict[str, Path]:
             ZeroCoM(3, "coords"),
             schedule_from_config(c["coords"]["schedule"]),
             c["coords"]["prediction"],
+            coupling=c["coords"].get("coupling", "independent"),
         )
     }
     for name, space in spaces.items():

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from sciflow.paths.base import Path
+from sciflow.paths.couplings import Coupling, equivariant_transport
 from sciflow.random import Draws
 from sciflow.schedules import Schedule
 from sciflow.spaces import Space
@@ -46,6 +47,7 @@ class GaussianPath(Path):
         schedule: a(t), s(t).
         prediction: what the network's output means; see the table above.
         data_std: σ, the standard deviation of the (scaled) data, used to scale inputs and by "edm".
+        coupling: which noise a sample meets in training; see :mod:`sciflow.paths.couplings`.
     """
 
     def __init__(
@@ -54,15 +56,19 @@ class GaussianPath(Path):
         schedule: Schedule,
         prediction: PredictionType = "edm",
         data_std: float = 1.0,
+        coupling: Coupling = "independent",
     ):
         super().__init__(space, schedule)
         if prediction not in get_args(PredictionType):
             known = ", ".join(get_args(PredictionType))
             raise ValueError(f"unknown prediction type {prediction!r}; known: {known}")
-        self.prediction, self.data_std = prediction, data_std
+        if coupling not in get_args(Coupling):
+            known = ", ".join(get_args(Coupling))
+            raise ValueError(f"unknown coupling {coupling!r}; known: {known}")
+        self.prediction, self.data_std, self.coupling = prediction, data_std, coupling
 
     def with_schedule(self, schedule: Schedule) -> Self:
-        return type(self)(self.space, schedule, self.prediction, self.data_std)
+        return type(self)(self.space, schedule, self.prediction, self.data_std, self.coupling)
 
     def prior(self, context: Context, draws: Draws, stream: str, dtype: torch.dtype) -> Tensor:
         a, s = self.schedule(torch.ones((), dtype=torch.float64))
@@ -73,7 +79,10 @@ class GaussianPath(Path):
     def corrupt(self, x0: Tensor, t: Tensor, context: Context, draws: Draws, stream: str,
                 step: int = 0) -> Tensor:  # fmt: skip
         a, s = self._scales(x0, t)
-        return a * x0 + s * self.space.noise(context, draws, stream, step, x0.dtype)
+        noise = self.space.noise(context, draws, stream, step, x0.dtype)
+        if self.coupling == "equivariant-ot":
+            noise = equivariant_transport(x0, noise, self.space.mask(context))
+        return a * x0 + s * noise
 
     def network_input(self, x_t: Tensor, t: Tensor) -> Tensor:
         """x_t / √(a²σ² + s²), of unit variance at every time."""
@@ -126,6 +135,7 @@ class GaussianPath(Path):
             "schedule": self.schedule.config(),
             "prediction": self.prediction,
             "data_std": self.data_std,
+            "coupling": self.coupling,
         }
 
     def _scales(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
