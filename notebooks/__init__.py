@@ -1,0 +1,1 @@
+"""Notebooks, one a use; ``python -m notebooks.run`` executes them all."""
