@@ -1,6 +1,8 @@
 """What a user asks for: a value, or a range, of a property.
 
-``gap=6``, ``gap=5..6`` and, from Python, ``{"gap": 6.0}`` or ``{"gap": (5.0, 6.0)}``.
+``gap=6``, ``gap=5..6``, ``gap=5..`` (at least 5), ``gap=..6`` and ``gap=..`` (as in the training
+data: each sample is asked for the value of a random training record of its size); from Python,
+``{"gap": 6.0}`` or ``{"gap": (5.0, 6.0)}``, with ``±math.inf`` for an open end.
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ __all__ = ["Target", "as_targets", "parse_targets"]
 
 @dataclass(frozen=True)
 class Target:
-    """Values from ``low`` to ``high``; one value where they are equal."""
+    """Values from ``low`` to ``high``, either of which may be infinite; one value if equal."""
 
     low: float
     high: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
-            raise InputError(f"a target must be a finite value or range, not {self.low}..{self.high}")
+        ends_wrong = self.low == math.inf or self.high == -math.inf
+        if ends_wrong or not self.low <= self.high:
+            raise InputError(f"a target must be a value or a rising range, not {self.low}..{self.high}")
 
     @property
     def is_point(self) -> bool:
@@ -35,7 +38,10 @@ class Target:
         return max(self.low - value, value - self.high, 0.0)
 
     def __str__(self) -> str:
-        return f"{self.low:g}" if self.is_point else f"{self.low:g}..{self.high:g}"
+        if self.is_point:
+            return f"{self.low:g}"
+        low, high = ("" if math.isinf(end) else f"{end:g}" for end in (self.low, self.high))
+        return f"{low}..{high}"
 
 
 def as_targets(
@@ -71,7 +77,10 @@ def parse_targets(texts: Iterable[str]) -> dict[str, float | tuple[float, float]
         try:
             if not (equals and name.strip()):
                 raise ValueError
-            ends = Target(float(low), float(high if dots else low))
+            ends = Target(
+                float(low) if low.strip() or not dots else -math.inf,
+                float(high if high.strip() else math.inf) if dots else float(low),
+            )
         except ValueError as error:
             if isinstance(error, InputError):
                 raise
