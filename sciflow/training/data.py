@@ -73,7 +73,7 @@ class PreparedData:
             x = tensors[name].contiguous()
             h.update(f"{name} {tuple(x.shape)} {x.dtype} ".encode())
             if x.numel():
-                h.update(memoryview(x.numpy()).cast("B"))
+                h.update(x.numpy().view(np.uint8).data)
         return h.hexdigest()
 
     def collate(self, rows: Tensor) -> State:
@@ -251,6 +251,6 @@ def statistics(values: Mapping[str, Tensor]) -> dict[str, list[float]]:
     for name, v in values.items():
         known = v[~v.isnan()].double()
         if len(known) < 2:
-            raise InputError(f"property {name!r} is known for {len(known)} samples; at least 2 needed")
+            raise InputError(f"property {name!r} is known for {len(known)} samples; it needs 2")
         result[name] = [float(known.mean()), max(float(known.std()), 1e-6)]
     return result

@@ -172,7 +172,7 @@ def fit(
     with _quiet():
         trainer = L.Trainer(
             max_steps=steps, max_epochs=-1, precision=precision, accelerator=accelerator,
-            devices=list(devices) if isinstance(devices, tuple) else devices,
+            devices=devices if isinstance(devices, (int, str)) else list(devices),
             num_nodes=num_nodes, strategy=_strategy(strategy, accelerator, devices, num_nodes),
             gradient_clip_val=gradient_clip or None, logger=False, enable_progress_bar=False,
             enable_model_summary=False, use_distributed_sampler=False, default_root_dir=out,
@@ -223,7 +223,7 @@ def _resume(path: Path, entry: dict[str, Any], module: DenoisingModule, steps: i
     if start > steps:
         raise InputError(f"the checkpoint stands at step {start}, beyond steps={steps}", path)
     was, now = saved["sciflow"]["settings"], entry["settings"]
-    # Before either fall of the learning rate it makes no difference where that fall would have been.
+    # Before the learning rate falls in either run, it makes no difference where it would.
     plateau = start <= min(was["decay_start"], now["decay_start"])
     free = ("steps", "decay_start") if plateau else ()
     changed = changes({k: v for k, v in was.items() if k not in free},
@@ -260,10 +260,10 @@ def _strategy(
 def _several(accelerator: str, devices: int | str | Sequence[int], num_nodes: int) -> bool:
     if num_nodes > 1:
         return True
-    if isinstance(devices, str) and devices != "auto":
-        devices = int(devices) if devices.lstrip("-").isdigit() else devices.split(",")
-    if devices in ("auto", -1):
+    if devices in ("auto", "-1", -1):
         return accelerator in ("auto", "gpu", "cuda") and torch.cuda.device_count() > 1
+    if isinstance(devices, str) and "," not in devices:
+        devices = int(devices)
     return devices > 1 if isinstance(devices, int) else len(devices) > 1
 
 

@@ -1,4 +1,4 @@
-"""The Lightning module: loss, averaged weights, learning rate as a function of the step, NaN stop."""
+"""The Lightning module: loss, averaged weights, learning rate by step, stop where not finite."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class DenoisingModule(L.LightningModule):
 
     def __init__(self, denoiser: NetworkDenoiser, objective: DenoisingObjective, seed: int = 0,
                  lr: float = 1e-3, warmup: int = 200, decay_start: int = 10**9,
-                 max_steps: int = 10**9, weight_decay: float = 0.01, ema: float = 0.999):  # fmt: skip
+                 max_steps: int = 10**9, weight_decay: float = 0.01,
+                 ema: float = 0.999):  # fmt: skip
         super().__init__()
         self.denoiser, self.objective, self.seed = denoiser, objective, seed
         self.lr, self.warmup, self.decay_start, self.last = lr, warmup, decay_start, max_steps
@@ -75,8 +76,8 @@ class DenoisingModule(L.LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         for group, decay in zip(optimizer.param_groups, (self.weight_decay, 0.0), strict=True):  # type: ignore[union-attr]
             group["weight_decay"] = decay
-        self._average = list(self.averaged.parameters())
-        self._weights = list(self.denoiser.network.parameters())
+        self._average: list[Tensor] = list(self.averaged.parameters())
+        self._weights: list[Tensor] = list(self.denoiser.network.parameters())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rate of this step, and torch's own generator (networks with dropout)."""
@@ -145,8 +146,8 @@ class DenoisingModule(L.LightningModule):
                    if p.grad is not None and not bool(p.grad.isfinite().all())]  # fmt: skip
             found = f"the gradient of {bad[0] if bad else 'the loss'} is not finite"
         raise NonFiniteError(
-            f"{found}, at step {self.global_step}, seed {self.seed}; the weights of the step before "
-            "are untouched: resume from the last checkpoint with a smaller learning rate or higher "
+            f"{found}, at step {self.global_step}, seed {self.seed}; the weights are those of the "
+            "step before: resume from the last checkpoint with a smaller learning rate or higher "
             "precision"
         )
 

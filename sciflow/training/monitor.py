@@ -60,7 +60,8 @@ class Validation:
                 state = self.data.collate(rows).to(module.device)
                 draws = Draws(_VALIDATION_SEED, rows.to(module.device))
                 losses = module.objective(denoiser, state, draws, k)
-                sums += torch.stack([losses.total, *(losses.fields[n] for n in names)]).float().sum(1)
+                parts = torch.stack([losses.total, *(losses.fields[n] for n in names)])
+                sums += parts.float().sum(1)
         means = trainer.strategy.reduce(sums, reduce_op="sum") / len(self.data)
         return dict(zip(["validation", *(f"validation/{n}" for n in names)], means.tolist(),
                         strict=True))  # fmt: skip
@@ -78,7 +79,8 @@ class StepLog(L.Callback):
 
     def __init__(self, path: Path, every: int, batch_size: int,
                  validation: Validation | None = None):  # fmt: skip
-        self.path, self.every, self.batch_size, self.validation = path, every, batch_size, validation
+        self.path, self.every, self.batch_size = path, every, batch_size
+        self.validation = validation
         self.row: dict[str, float] = {}
         self._sums: Tensor | None = None
         self._steps = 0
@@ -141,7 +143,8 @@ class StepLog(L.Callback):
         """Close the file."""
         self._close()
 
-    def _write(self, trainer: L.Trainer, module: DenoisingModule, step: int, validate: bool) -> None:
+    def _write(self, trainer: L.Trainer, module: DenoisingModule, step: int,
+               validate: bool) -> None:  # fmt: skip
         assert self._sums is not None
         means = (self._mean(trainer, self._sums) / self._steps).tolist()
         self._sums, self._steps = None, 0

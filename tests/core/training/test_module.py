@@ -6,7 +6,7 @@ import torch
 from tiny_training import data, denoiser, objective, run
 
 from sciflow.random import Draws
-from sciflow.training.data import BatchModule, Batches
+from sciflow.training.data import Batches, BatchModule
 from sciflow.training.module import DenoisingModule, learning_rate
 
 

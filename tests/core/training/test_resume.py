@@ -103,9 +103,8 @@ def test_a_changed_learning_rate_is_allowed_and_told(tmp_path, capfd) -> None:
     told = capfd.readouterr().err
     assert "lr 0.003 -> 0.0001" in told
     assert "no longer equals" in told
-    assert [g["weight_decay"] for g in state(tmp_path, 6)["optimizer_states"][0]["param_groups"]] == [
-        0.5, 0.0,
-    ]  # fmt: skip
+    groups = state(tmp_path, 6)["optimizer_states"][0]["param_groups"]
+    assert [g["weight_decay"] for g in groups] == [0.5, 0.0]
 
 
 def test_a_finished_run_is_not_repeated(tmp_path, uninterrupted) -> None:

@@ -23,7 +23,9 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def data(samples: int = 37, largest: int = 7, seed: int = 0, conditions: bool = True) -> PreparedData:
+def data(
+    samples: int = 37, largest: int = 7, seed: int = 0, conditions: bool = True
+) -> PreparedData:
     g = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, largest + 1, (samples,), generator=g)
     mask = torch.arange(largest) < lengths[:, None]
