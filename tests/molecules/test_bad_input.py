@@ -6,6 +6,8 @@ import gzip
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from domains.molecules.files import read_text
 from domains.molecules.io import read_molecules
@@ -216,3 +218,34 @@ def test_a_chain_that_overflows_rdkit_has_no_smiles_and_does_not_crash():
     n = 20000
     bare = Molecule(np.full(n, 6), bonds=np.zeros((n, n), np.int8))
     assert canonical_smiles(bare) is None
+
+
+SEEDS = {
+    ".sdf": (_sdf() + _sdf()).encode(),
+    ".xyz": b"3\nwater\nO 0 0 0\nH 0.96 0 0\nH -0.24 0.93 0\n2\nx=1\nH 0 0 0\nH 0 0 0.7\n",
+    ".csv": b'smiles,gap\nCCO,1.5\n"c1ccccc1",2\nC[N+](C)(C)C,\n',
+    ".smi": b"CCO ethanol\nc1ccccc1\tbenzene\nO=C=O\n",
+}
+
+
+@pytest.mark.parametrize("suffix", SEEDS)
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(edits=st.lists(st.tuples(st.integers(0, 900), st.binary(max_size=4)), max_size=6))
+def test_damaged_files_give_molecules_or_an_input_error(suffix, edits, tmp_path):
+    content = bytearray(SEEDS[suffix])
+    for at, replacement in edits:
+        at %= len(content)
+        content[at : at + len(replacement)] = replacement
+    path = tmp_path / f"damaged{suffix}"
+    path.write_bytes(bytes(content))
+    for strict in (True, False):
+        try:
+            result = read_molecules(path, strict=strict)
+        except InputError:
+            continue
+        for molecule in result:
+            assert len(molecule)
+            assert (molecule.numbers > 0).all()
+            assert molecule.positions is None or np.isfinite(molecule.positions).all()
