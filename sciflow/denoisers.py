@@ -111,11 +111,13 @@ class NetworkDenoiser(Denoiser):
         self, state: State, t: Times | float, previous: Prediction | None = None
     ) -> Prediction:
         times = field_times(t, state)
+        floating = [x.dtype for x in state.values() if x.is_floating_point()]
+        dtype = floating[0] if floating else torch.get_default_dtype()
         inputs, levels = {}, {}
         for name, path in self.paths.items():
             x = state[name]
             inputs[name] = path.network_input(x, times[name])
-            levels[name] = path.level(times[name]).to(torch.get_default_dtype())
+            levels[name] = path.level(times[name]).to(dtype)
         feedback = None
         if self.self_conditioning and previous is not None:
             feedback = {

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sciflow.errors import InputError
+
 __all__ = [
     "SCHEDULES",
     "Cosine",
@@ -48,10 +50,7 @@ class Schedule(ABC):
         with torch.enable_grad():
             t = t.detach().clone().requires_grad_(True)
             a, s = self(t)
-            (da,) = torch.autograd.grad(a.sum(), t, allow_unused=True, retain_graph=True)
-            (ds,) = torch.autograd.grad(s.sum(), t, allow_unused=True)
-        zero = torch.zeros_like(t)
-        return (zero if da is None else da).detach(), (zero if ds is None else ds).detach()
+            return _slope(a, t), _slope(s, t)
 
     def invert(self, f: Callable[[Tensor, Tensor], Tensor], target: Tensor) -> Tensor:
         """Times at which the rising function ``f(a, s)`` takes the values ``target`` (bisection)."""
@@ -68,6 +67,13 @@ class Schedule(ABC):
         return {"kind": _NAMES[type(self)], **values}
 
 
+def _slope(y: Tensor, t: Tensor) -> Tensor:
+    # A constant (the signal of a variance-exploding schedule) has no graph.
+    if not y.requires_grad:
+        return torch.zeros_like(t)
+    return torch.autograd.grad(y.sum(), t, retain_graph=True)[0].detach()
+
+
 @dataclass(frozen=True)
 class Rectified(Schedule):
     """Straight line (rectified flow, Liu et al. 2023): a = 1 − t^p, s = t^p.
@@ -76,6 +82,10 @@ class Rectified(Schedule):
     """
 
     power: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.power > 0:
+            raise InputError(f"the power of a rectified schedule must be above 0, not {self.power}")
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         s = t if self.power == 1.0 else t**self.power
@@ -87,7 +97,8 @@ class Cosine(Schedule):
     """Variance preserving, a = cos(πt/2), s = sin(πt/2) (also called GVP; Ma et al. 2024)."""
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.cos(t * (math.pi / 2)), torch.sin(t * (math.pi / 2))
+        # The cosine of a rounded π/2 is −4e-8 in float32, and has no logarithm.
+        return torch.sin((1 - t) * (math.pi / 2)), torch.sin(t * (math.pi / 2))
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,13 @@ class VPLinear(Schedule):
 
     beta_min: float = 0.1
     beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not (self.beta_min >= 0 and self.beta_max > 0):
+            raise InputError(
+                "rates of noise must be beta_min >= 0 and beta_max > 0, not "
+                f"{self.beta_min} and {self.beta_max}"
+            )
 
     def _log_a(self, t: Tensor) -> Tensor:
         return -0.5 * (self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t * t)
@@ -126,6 +144,13 @@ class VarianceExploding(Schedule):
 
     sigma_min: float = 0.01
     sigma_max: float = 100.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise InputError(
+                f"noise levels must be 0 < sigma_min < sigma_max, not {self.sigma_min} and "
+                f"{self.sigma_max}"
+            )
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         r = math.log(self.sigma_max / self.sigma_min)

@@ -63,7 +63,9 @@ class Context:
 
     def unconditional(self) -> Context:
         """The same context with every condition "not asked for"."""
-        return self.replace(conditions=_each(self.conditions, lambda c: torch.full_like(c, torch.nan)))
+        return self.replace(
+            conditions=_each(self.conditions, lambda c: torch.full_like(c, torch.nan))
+        )
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,9 @@ def field_times(t: Times | float, state: State) -> dict[str, Tensor]:
     times: dict[str, Tensor] = {}
     for name, x in state.fields.items():
         value = t[name] if isinstance(t, Mapping) else t
-        value = torch.as_tensor(value, device=x.device)
+        # A plain number comes from a grid in float64, whose coefficients are float64 too.
+        kind = None if isinstance(value, Tensor) else torch.float64
+        value = torch.as_tensor(value, dtype=kind, device=x.device)
         if not value.is_floating_point():
             value = value.to(torch.get_default_dtype())
         if value.ndim == 0:

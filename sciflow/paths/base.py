@@ -13,7 +13,7 @@ from sciflow.schedules import Schedule
 from sciflow.spaces import Space
 from sciflow.state import Context
 
-__all__ = ["Path"]
+__all__ = ["LEVEL_LIMIT", "Path"]
 
 LEVEL_LIMIT = 8.0
 """|log(s/a)| is clamped to this before it enters a network: both ends of time stay finite."""

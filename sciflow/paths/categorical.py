@@ -53,7 +53,9 @@ class CategoricalPath(Path):
     ):
         super().__init__(space, schedule)
         if kind not in get_args(Corruption):
-            raise ValueError(f"unknown corruption {kind!r}; known: {', '.join(get_args(Corruption))}")
+            raise ValueError(
+                f"unknown corruption {kind!r}; known: {', '.join(get_args(Corruption))}"
+            )
         k = space.classes
         if kind == "marginal":
             if marginal is None or len(marginal) != k:

@@ -22,12 +22,13 @@ weight 1/c_F².
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
-from sciflow.paths.base import Path
+from sciflow.paths.base import LEVEL_LIMIT, Path
 from sciflow.paths.couplings import Coupling, equivariant_transport
 from sciflow.random import Draws
 from sciflow.schedules import Schedule
@@ -35,6 +36,10 @@ from sciflow.spaces import Space
 from sciflow.state import Context
 
 __all__ = ["GaussianPath", "PredictionType"]
+
+_LEAST_SIGNAL = math.exp(-LEVEL_LIMIT)
+"""Noise alone says nothing of x_0: "eps" and "score" count a/s as at least this, where the time
+that a network sees ends too."""
 
 PredictionType = Literal["x0", "eps", "v", "score", "velocity", "edm"]
 
@@ -90,14 +95,16 @@ class GaussianPath(Path):
         return x_t / (a**2 * self.data_std**2 + s**2).sqrt()
 
     def clean(self, output: Tensor, x_t: Tensor, t: Tensor, context: Context) -> Tensor:
-        c_x, c_f = self.coefficients(self.space.expand(t, x_t))
+        t = self.space.expand(t, x_t)
         # Where t = 0 the element is given and is its own clean estimate, whatever the network says.
-        known = self.space.expand(t, x_t) <= 0
+        # Any other time stands in there: some coefficients are 0/0, whose gradient is NaN even so.
+        known = t <= 0
+        c_x, c_f = (c.to(x_t.dtype) for c in self.coefficients(t.masked_fill(known, 0.5)))
         return torch.where(known, x_t, c_x * x_t + c_f * self.space.project(output, context))
 
     def output(self, clean: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The F that :meth:`clean` would turn into ``clean``: the target of training."""
-        c_x, c_f = self.coefficients(self.space.expand(t, x_t))
+        c_x, c_f = (c.to(x_t.dtype) for c in self.coefficients(self.space.expand(t, x_t)))
         return (clean - c_x * x_t) / c_f
 
     def loss(self, clean: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, context: Context) -> Tensor:
@@ -116,10 +123,12 @@ class GaussianPath(Path):
             case "x0":
                 return torch.zeros_like(a), torch.ones_like(a)
             case "eps":
+                a = torch.maximum(a, s * _LEAST_SIGNAL)
                 return 1 / a, -s / a
             case "v":
                 return a / (a**2 + s**2), -s / (a**2 + s**2)
             case "score":
+                a = torch.maximum(a, s * _LEAST_SIGNAL)
                 return 1 / a, s**2 / a
             case "velocity":
                 da, ds = self.schedule.derivatives(t)
