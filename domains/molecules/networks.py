@@ -33,6 +33,41 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "self_conditioning": True,
     },
+    "transformer": {
+        "paths": _PATHS,
+        "network": {
+            "kind": "augmented-transformer",
+            "dim": 192,
+            "pair_dim": 32,
+            "depth": 6,
+            "heads": 8,
+        },
+        "self_conditioning": True,
+    },
+    "tensor-field": {
+        "paths": _PATHS,
+        "network": {
+            "kind": "tensor-field",
+            "dim": 128,
+            "pair_dim": 32,
+            "depth": 4,
+            "heads": 4,
+            "degree": 2,
+        },
+        "self_conditioning": True,
+    },
+    "sparse": {
+        "paths": _PATHS,
+        "network": {
+            "kind": "sparse-message-passing",
+            "dim": 128,
+            "vectors": 32,
+            "pair_dim": 32,
+            "depth": 4,
+            "cutoff": 4.0,
+        },
+        "self_conditioning": True,
+    },
 }
 """Named starting points of a configuration; the domain adds vocabulary and statistics."""
 
@@ -88,4 +123,19 @@ def _network(kind: str) -> type[Network]:
         from sciflow.networks.equivariant import EquivariantTransformer
 
         return EquivariantTransformer
-    raise InputError(f"unknown network {kind!r}; known: equivariant-transformer")
+    if kind == "augmented-transformer":
+        from sciflow.networks.transformer import AugmentedTransformer
+
+        return AugmentedTransformer
+    if kind == "tensor-field":
+        from sciflow.networks.tensor_field import TensorFieldNetwork
+
+        return TensorFieldNetwork
+    if kind == "sparse-message-passing":
+        from sciflow.networks.sparse import SparseMessagePassing
+
+        return SparseMessagePassing
+    raise InputError(
+        f"unknown network {kind!r}; known: equivariant-transformer, augmented-transformer, "
+        "tensor-field, sparse-message-passing"
+    )

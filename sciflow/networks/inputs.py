@@ -63,7 +63,9 @@ class SampleEmbedding(nn.Module):
         if level.ndim == 2:
             return embedded
         pairs = pair_mask(mask)
-        total = (embedded * pairs[..., None]).sum(2)
+        # A point without partners has no pair whose level could be told: its own entry stands in.
+        alone = torch.diag_embed(~pairs.any(2))
+        total = (embedded * (pairs | alone)[..., None]).sum(2)
         return total / pairs.sum(2).clamp(min=1)[..., None]
 
 
@@ -82,6 +84,7 @@ class PointInputs(nn.Module):
     def __init__(self, tokens: Mapping[str, Sequence[int]], pairs: Mapping[str, Sequence[int]],
                  dim: int, self_conditioning: bool):  # fmt: skip
         super().__init__()
+        self.symbols = {f: s for f, (s, _) in pairs.items()}
         self.symbol = nn.ModuleDict({f: nn.Embedding(s, dim) for f, (s, _) in tokens.items()})
         self.degree = nn.ModuleDict(
             {f: nn.Linear(s, dim, bias=False) for f, (s, _) in pairs.items()}
@@ -102,7 +105,7 @@ class PointInputs(nn.Module):
             real = pair_mask(mask)
         for f, weigh in self.degree.items():
             # One symbol at a time: no [B, N, N, symbols] tensor.
-            counts = [((inputs[f] == s) & real).sum(2) for s in range(weigh.in_features)]
+            counts = [((inputs[f] == s) & real).sum(2) for s in range(self.symbols[f])]
             h = h + weigh(torch.stack(counts, -1).to(h.dtype))
         if previous is not None:
             for f, back in self.back.items():

@@ -10,11 +10,12 @@ points: the cheapest network a parameter on a CPU. Points are centred first (tra
 exactly). Rotations do not: while training, each sample is rotated by a random R, and the output is
 rotated back,
 
-    F(x) = Rᵀ f(R x),      R a function of the noisy input itself (:mod:`sciflow.networks.rotations`),
+    F(x) = Rᵀ f(R x),      R a function of the noisy input itself,
 
-so that inputs, targets and the clean estimate stay in the data's frame, the objective needs no
-change, and a training step remains a function of (seed, step) bit for bit. In evaluation R = 1:
-deterministic, smooth, equivariant to rotations as far as it has learned to be.
+(:mod:`sciflow.networks.rotations`), so that inputs, targets and the clean estimate stay in the
+data's frame, the objective needs no change, and a training step remains a function of (seed, step)
+bit for bit. In evaluation R = 1: deterministic, smooth, equivariant to rotations as far as it has
+learned to be.
 """
 
 from __future__ import annotations
@@ -156,7 +157,8 @@ class Block(nn.Module):
         """``h [B, N, dim]``, ``c [B, 1 or N, dim]``, ``bias [B, heads, N, N]``."""
         b, n, dim = h.shape
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(c)
-        qkv = self.qkv(self.norm(h) * scale_a + shift_a).view(b, n, 3, self.heads, -1)
+        qkv = self.qkv(self.norm(h) * scale_a + shift_a)
+        qkv = qkv.view(b, n, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         values = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
         h = h + gate_a * self.out(values.transpose(1, 2).reshape(b, n, dim))
