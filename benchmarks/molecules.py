@@ -1,0 +1,155 @@
+"""Molecules: quality against network calls, CPU cost, and property targets checked by GFN2-xTB.
+
+    python -m benchmarks.molecules [--quick] [--model NAME] [--out FILE]
+
+Part 1, unconditional: n samples at 10, 20, 50 and 100 network calls beside the data's own row
+(held-out molecules). One thread; CPU seconds include decoding, not scoring.
+
+Part 2, targets: for each of gap, dipole and polarisability, 500 samples whose size and target are
+drawn from p(size) p(property | size), conditioned on that property alone; mean absolute error of
+the oracle's value. Beside it the size-only baseline (the best constant per size, i.e. the training
+median, for the same targets), the error of unconditional samples of the same sizes, and validity.
+Samples that the oracle cannot compute have no error; their fraction is reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+import sciflow
+from domains.molecules.adapter import Molecules
+from domains.molecules.datasets import qm9_gfn2
+from domains.molecules.evaluators import Identities, evaluate, table
+from domains.molecules.table import split
+from domains.molecules.xtb import XtbOracle
+from sciflow.data import shared_data
+from sciflow.targets import Target
+
+COLUMNS = {
+    "edm_atom_stability": "atom stable",
+    "edm_molecule_stability": "mol stable",
+    "validity": "valid",
+    "uniqueness": "unique",
+    "novelty": "novel",
+}
+ANY = Target(-math.inf, math.inf)
+
+
+def unconditional(
+    model: sciflow.Model, n: int, calls: list[int], identities: Identities | None
+) -> dict[str, dict[str, float]]:
+    """One row a number of network calls."""
+    rows = {}
+    for steps in calls:
+        begin = time.process_time()
+        samples = model.sample(n, seed=1, sampler={"steps": steps})
+        cpu = time.process_time() - begin
+        row = evaluate(samples.kept, None, identities, ("edm", "valence", "chemistry"))
+        valid = row["validity"] * len(samples.kept)
+        row |= {"cpu_s": cpu / n, "cpu_s_per_valid": cpu / valid if valid else math.inf}
+        row |= {"calls": samples.calls, "dropped": len(samples.dropped)}
+        rows[f"{steps} calls"] = row
+    return rows
+
+
+def targeted(
+    model: sciflow.Model, n: int, name: str, medians: dict[int, float], jobs: int
+) -> dict[str, Any]:
+    """Errors of samples asked for ``name``, drawn as p(property | size)."""
+    asked = model.sample(n, target={name: ANY}, seed=2)
+    goals = np.array(asked.targets[name])
+    answers = XtbOracle().evaluate(asked.kept, (name,), n_jobs=jobs)
+    kept = [i for i, r in enumerate(asked.records) if r is not None]
+    errors, guesses, sizes = [], [], []
+    for i, answer in zip(kept, answers, strict=True):
+        record = asked.records[i]
+        guesses.append(abs(medians.get(len(record), goals.mean()) - goals[i]))
+        sizes.append(len(record))
+        if answer.ok:
+            errors.append(abs(answer.values[name] - goals[i]))
+    verdicts = Molecules().verdicts(asked.kept)
+    valid = [not v for v in verdicts]
+    valid_errors = [
+        abs(a.values[name] - goals[i])
+        for i, a, ok in zip(kept, answers, valid, strict=True)
+        if a.ok and ok
+    ]
+    mae, baseline = float(np.mean(errors)), float(np.mean(guesses))
+    return {
+        "mae": mae,
+        "mae_valid_only": float(np.mean(valid_errors)) if valid_errors else math.nan,
+        "size_only": baseline,
+        "ratio": mae / baseline,
+        "shuffled": float(np.abs(goals - np.roll(goals, 1)).mean()),
+        "validity": float(np.mean(valid)),
+        "oracle_failed": 1 - len(errors) / n,
+        "calls": asked.calls,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="few samples: does it run?")
+    parser.add_argument("--model", default="molecules/qm9-gfn2")
+    parser.add_argument("--guidance", type=float, default=None)
+    parser.add_argument("--n", type=int, default=None, help="unconditional samples a row")
+    parser.add_argument("--jobs", type=int, default=-1)
+    parser.add_argument("--out", type=Path, default=None, help="also write the JSON here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    n = arguments.n or (50 if arguments.quick else 1000)
+    n_target = 24 if arguments.quick else 500
+    if shared_data() is None:
+        raise SystemExit("this benchmark compares with the data set; set SCIFLOW_DATA to it")
+    data = qm9_gfn2()
+    parts = split(data)
+    train, test = data.subset(parts["train"]), data.subset(parts["test"])
+    identities = Identities.of(train.smiles or [])
+    model = sciflow.load(arguments.model)
+    if arguments.guidance is not None:
+        model.config["guidance"] = arguments.guidance
+
+    rows = {"data": evaluate(list(test), None, identities, ("edm", "valence", "chemistry"))}
+    calls = [10, 50] if arguments.quick else [10, 20, 50, 100]
+    rows |= unconditional(model, n, calls, identities)
+    shown = {name: {v: row[k] for k, v in COLUMNS.items() if k in row} for name, row in rows.items()}
+    for name, row in rows.items():
+        if "cpu_s" in row:
+            shown[name] |= {"CPU s / sample": row["cpu_s"], "CPU s / valid": row["cpu_s_per_valid"]}
+    print(f"Unconditional, {n} samples a column, one thread\n\n{table(shown)}\n")
+
+    goals = {}
+    for name in ("gap", "dipole", "alpha"):
+        values: dict[int, list[float]] = defaultdict(list)
+        for size, value in zip(train.n_atoms.tolist(), train.properties[name].tolist(), strict=True):
+            values[size].append(value)
+        medians = {size: median(v) for size, v in values.items()}
+        goals[name] = targeted(model, n_target, name, medians, arguments.jobs)
+    print(f"Targets drawn as p(property | size), {n_target} samples each\n\n{table(goals)}\n")
+
+    result = {"model": arguments.model, "digest": model.digest, "unconditional": rows,
+              "targets": goals, "n": n, "n_target": n_target}  # fmt: skip
+    text = json.dumps(_plain(result))
+    if arguments.out:
+        arguments.out.write_text(text + "\n")
+    print(text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+if __name__ == "__main__":
+    main()
