@@ -88,7 +88,7 @@ class CategoricalPath(Path):
     def corrupt(self, x0: Tensor, t: Tensor, context: Context, draws: Draws, stream: str,
                 step: int = 0) -> Tensor:  # fmt: skip
         u = self.space.uniform(context, draws, stream, 2 * step)
-        forget = u > self.space.expand(self.keep(t), x0)
+        forget = u > self.keep(self.space.expand(t, x0))
         other = self._stationary_sample(
             self.space.uniform(context, draws, stream, 2 * step + 1), context
         )

@@ -110,7 +110,7 @@ class GaussianPath(Path):
     def loss(self, clean: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, context: Context) -> Tensor:
         """Mean squared error of the network's output over unknown elements, ``[B]``."""
         t = self.space.expand(t, x0)
-        _, c_f = self.coefficients(t.clamp(min=1e-6))
+        _, c_f = self.coefficients(t.masked_fill(t <= 0, 0.5))
         unknown = (t > 0).to(x0.dtype)
         error = ((clean - x0) / c_f) ** 2 * unknown
         n = self.space.sum(torch.ones_like(x0) * unknown, context).clamp(min=1)

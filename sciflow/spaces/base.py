@@ -43,7 +43,7 @@ class Space(ABC):
 
     def sum(self, q: Tensor, context: Context) -> Tensor:
         """Sum of ``q`` (shaped as the field, or ``[B, *elements]``) over real elements: ``[B]``."""
-        return (q * self.expand(self.mask(context), q)).flatten(1).sum(1)
+        return q.masked_fill(~self.expand(self.mask(context), q), 0).flatten(1).sum(1)
 
     def count(self, context: Context) -> Tensor:
         """Number of real elements of each sample: ``[B]``."""

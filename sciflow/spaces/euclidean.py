@@ -33,4 +33,5 @@ class Euclidean(Space):
         return self.project(x, context)
 
     def project(self, x: Tensor, context: Context) -> Tensor:
-        return x * self.expand(context.mask, x)
+        # Not a product: whatever padding holds, NaN included, is gone.
+        return x.masked_fill(~self.expand(context.mask, x), 0)

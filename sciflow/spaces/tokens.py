@@ -33,6 +33,16 @@ class Tokens(Space):
         off = ~torch.eye(m.shape[1], dtype=torch.bool, device=m.device)
         return m[:, :, None] & m[:, None, :] & off
 
+    def expand(self, t: Tensor, x: Tensor) -> Tensor:
+        """See :meth:`Space.expand`; of times ``[B, N]`` a pair takes the later, the noisier end's.
+
+        A mask ``[B, N]`` holds for a pair where it holds for both ends.
+        """
+        if self.pairs and t.ndim == 2:
+            either = torch.logical_and if t.dtype == torch.bool else torch.maximum
+            t = either(t[:, :, None], t[:, None, :])
+        return super().expand(t, x)
+
     def noise(self, context: Context, draws: Draws, stream: str, step: int = 0,
               dtype: torch.dtype | None = None) -> Tensor:  # fmt: skip
         """Uniform symbols."""

@@ -23,8 +23,8 @@ class ZeroCoM(Euclidean):
         self.dim, self.field = dim, field
 
     def project(self, x: Tensor, context: Context) -> Tensor:
+        x = super().project(x, context)
         mask = self.expand(context.mask, x)
-        x = x * mask
         n = mask.sum(1, keepdim=True).clamp(min=1)
         centred = (x - x.sum(1, keepdim=True) / n) * mask
         given = context.given.get(self.field) if self.field else None

@@ -43,15 +43,6 @@ def test_streams_are_frozen() -> None:
     assert z.tolist() == pytest.approx(frozen, rel=1e-12)
 
 
-    -1.169644970007501,
-    -1.6876880616827328,
-    0.08545788593950422,
-    1.2075470235622536,
-    -0.718325858601981,
-    1.3854025314897014,
-]
-
-
 @pytest.mark.parametrize("kind", ["uniform", "normal"])
 def test_value_depends_on_its_indices_alone(kind: str) -> None:
     def draw(samples: list[int], shape: tuple[int, ...], **more: int) -> Tensor:
