@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sciflow.random import Draws
     from sciflow.state import Context, State
     from sciflow.targets import Target
-    from sciflow.training.data import PreparedData
+    from sciflow.training.prepared import PreparedData
 
 __all__ = ["DOMAINS", "Domain", "OracleAnswer", "Progress", "Property", "get_domain", "names"]
 
@@ -65,6 +65,7 @@ class Domain(ABC):
         default_model: bundled model used where none is named.
         properties: what can be asked for as a target.
         datasets: ``{name: one line}`` of data sets that :meth:`dataset` knows.
+        packages: distributions whose versions a run records beside torch's and numpy's.
     """
 
     name: ClassVar[str]
@@ -72,6 +73,7 @@ class Domain(ABC):
     default_model: ClassVar[str]
     properties: ClassVar[Mapping[str, Property]]
     datasets: ClassVar[Mapping[str, str]]
+    packages: ClassVar[Sequence[str]] = ()
 
     # --- training ---------------------------------------------------------------------------
 
@@ -82,6 +84,23 @@ class Domain(ABC):
     @abstractmethod
     def dataset(self, source: str | Path, progress: Progress | None = None) -> Any:
         """A data set by name, or a user's own file in a format of the field."""
+
+    def build_dataset(
+        self, source: Path, out: Path, *, jobs: int = -1, seed: int = 7, limit: int | None = None
+    ) -> list[InputError]:
+        """Make a data set file from raw records (a list of names, say), resumably.
+
+        Args:
+            source: the user's file.
+            out: what to write; :meth:`dataset` reads it.
+            jobs: worker processes, -1 for every core.
+            seed: of whatever is random.
+            limit: only the first so many records.
+
+        Returns:
+            Why each record that could not be used was left out.
+        """
+        raise InputError(f"{self.name}: data sets of this domain need no building; train on files")
 
     @abstractmethod
     def prepare(
@@ -124,12 +143,21 @@ class Domain(ABC):
     # --- files ------------------------------------------------------------------------------
 
     @abstractmethod
-    def read(self, path: str | Path) -> list[Any]:
-        """Records of a file of the field."""
+    def read(self, path: str | Path, dropped: list[InputError] | None = None) -> list[Any]:
+        """Records of a file of the field.
+
+        Args:
+            path: the file.
+            dropped: collects the error of each record that could not be used.
+        """
 
     @abstractmethod
     def write(self, records: Sequence[Any], folder: Path) -> list[Path]:
         """Write records into ``folder`` in the formats of the field; the files, main one first."""
+
+    def annotate(self, record: Any, title: str, values: Mapping[str, float]) -> Any:
+        """The record with a title and numbers that its files carry, where the format can."""
+        return record
 
     # --- judging ----------------------------------------------------------------------------
 
@@ -154,6 +182,10 @@ class Domain(ABC):
     @abstractmethod
     def evaluate(self, records: Sequence[Any], thorough: bool = False) -> dict[str, float]:
         """Metrics of a set of records, in the field's own terms."""
+
+    def held_out(self, n: int) -> list[Any]:
+        """At most ``n`` real records no bundled model was trained on; empty where there are none."""
+        return []
 
     @abstractmethod
     def picture(self, record: Any) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sciflow.bundled import bundled_models
 from sciflow.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from sciflow.denoisers import Denoiser, NetworkDenoiser
 from sciflow.domain import Domain, Progress, get_domain
@@ -26,7 +27,7 @@ from sciflow.samplers import Sampler
 from sciflow.schedules import schedule_from_config
 from sciflow.targets import Target, as_targets
 
-__all__ = ["Model", "Samples", "bundled_models", "load"]
+__all__ = ["Model", "Samples", "SamplingInterrupted", "bundled_models", "load"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Samples:
         seconds: wall-clock time.
         settings: everything needed to make the same samples again.
         domain: the adapter that made them.
+        cpu_seconds: processor time, over all threads.
+        same_size: ``{property: error}``, the mean distance between the values asked for and those
+            of training samples of the same sizes: what one gets by asking for the size alone.
     """
 
     records: list[Any | None]
@@ -50,6 +54,8 @@ class Samples:
     seconds: float
     settings: dict[str, Any]
     domain: Domain = field(repr=False)
+    cpu_seconds: float = 0.0
+    same_size: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -60,7 +66,7 @@ class Samples:
         return [r for r in self.records if r is not None]
 
     def save(self, folder: str | Path, oracle: Sequence[str] | None = None, report: bool = True,
-             progress: Progress | None = None) -> Path:  # fmt: skip
+             progress: Progress | None = None, jobs: int = -1) -> Path:  # fmt: skip
         """Write files of the field, ``samples.csv``, ``metrics.json`` and ``report.html``.
 
         Args:
@@ -68,10 +74,23 @@ class Samples:
             oracle: properties to measure; default those that were targets.
             report: also make the page.
             progress: told of oracle calls done.
+            jobs: processes of the oracle; -1 is every core.
         """
         from sciflow.reports.run import save_run
 
-        return save_run(self, Path(folder), oracle, report, progress)
+        return save_run(self, Path(folder), oracle, report, progress, jobs)
+
+
+class SamplingInterrupted(KeyboardInterrupt):
+    """Ctrl-C while sampling; what was done by then is in ``samples``.
+
+    Args:
+        samples: those not reached are dropped with the reason "interrupted".
+    """
+
+    def __init__(self, samples: Samples):
+        super().__init__()
+        self.samples = samples
 
 
 class Model:
@@ -135,32 +154,42 @@ class Model:
             denoiser = ClassifierFree(denoiser, weight)
         denoiser = denoiser.to(device)
 
-        begin = time.monotonic()
+        begin, cpu = time.monotonic(), time.process_time()
         draws = Draws(seed, torch.arange(first, first + n))
         context = self.domain.context(self.config, self.reference, draws, targets)
         records: list[Any | None] = [None] * n
         dropped: dict[int, str] = {}
-        calls = 0
+        calls, interrupted = 0, False
         # Batches of similar size waste little on padding; the order cannot change a sample.
-        order = context.lengths.argsort(stable=True)
-        for rows in order.split(batch_size):
-            part = context.apply(lambda x, rows=rows: x[rows])
-            longest = int(part.lengths.max()) if part.mask.ndim == 2 else None
-            if longest is not None:
-                part = part.replace(mask=part.mask[:, :longest])
-            report = chosen(denoiser, part.apply(lambda x: x.to(device)), draws.rows(rows))
-            calls = report.calls
-            decoded = self.domain.decode(self.config, report.state.to("cpu"))
-            for row, record, broken in zip(rows.tolist(), decoded, report.broken.tolist(), strict=True):
-                if broken:
-                    dropped[first + row] = f"not finite: {report.where}"
-                else:
-                    records[row] = record
-            if progress is not None:
-                progress(sum(r is not None for r in records) + len(dropped), n)
-        return Samples(
+        batches = context.lengths.argsort(stable=True).split(batch_size)
+        done = 0
+        try:
+            for rows in batches:
+                part = context.apply(lambda x, rows=rows: x[rows])
+                longest = int(part.lengths.max()) if part.mask.ndim == 2 else None
+                if longest is not None:
+                    part = part.replace(mask=part.mask[:, :longest])
+                report = chosen(
+                    denoiser, part.apply(lambda x: x.to(device)), draws.rows(rows),
+                    progress=_shared(progress, done, len(rows), n),
+                )  # fmt: skip
+                calls = report.calls
+                decoded = self.domain.decode(self.config, report.state.to("cpu"))
+                broken = report.broken.tolist()
+                for row, record, is_broken in zip(rows.tolist(), decoded, broken, strict=True):
+                    if is_broken:
+                        dropped[first + row] = f"not finite (the first of its batch: {report.where})"
+                    else:
+                        records[row] = record
+                done += len(rows)
+        except KeyboardInterrupt:
+            interrupted = True
+            missing = (first + i for i, record in enumerate(records) if record is None)
+            dropped = {i: "interrupted" for i in missing} | dropped
+        wanted = {k: v for k, v in context.conditions.items() if k in targets}
+        samples = Samples(
             records,
-            {k: v.tolist() for k, v in context.conditions.items() if k in targets},
+            {k: v.tolist() for k, v in wanted.items()},
             dict(sorted(dropped.items())),
             calls * (2 if weight > 0 and targets else 1),
             time.monotonic() - begin,
@@ -173,10 +202,16 @@ class Model:
                 "targets": {k: str(v) for k, v in targets.items()},
                 "guidance": weight if targets else 0.0,
                 "batch_size": batch_size,
+                "device": device,
                 "sampler": chosen.config(),
             },
             self.domain,
+            time.process_time() - cpu,
+            {k: _same_size_error(context.lengths, v, self.reference, k) for k, v in wanted.items()},
         )
+        if interrupted:
+            raise SamplingInterrupted(samples)
+        return samples
 
     def guided(self, wrap: Callable[[Denoiser], Denoiser]) -> Model:
         """The same model with its denoiser wrapped."""
@@ -222,20 +257,29 @@ class Model:
         return dict(given)
 
 
-def bundled_models() -> dict[str, Path]:
-    """Models that ship with the adapters, ``{"domain/name": folder}``."""
-    from importlib.util import find_spec
+def _shared(
+    progress: Progress | None, done: int, size: int, n: int
+) -> Callable[[int, int], None] | None:
+    """Network calls of one batch, told as samples done in the whole run."""
+    if progress is None:
+        return None
+    return lambda call, calls: progress(done + size * call // calls, n)
 
-    from sciflow.domain import names
 
-    found = {}
-    for domain, target in names().items():
-        package = target.partition(":")[0].rpartition(".")[0]
-        spec = find_spec(package) if package else None
-        for root in (spec.submodule_search_locations or []) if spec else []:
-            for manifest in sorted(Path(root).glob("models/*/manifest.json")):
-                found[f"{domain}/{manifest.parent.name}"] = manifest.parent
-    return found
+def _same_size_error(
+    lengths: Tensor, wanted: Tensor, reference: Mapping[str, Tensor], name: str
+) -> float:
+    """Mean over samples of E|wanted − value| over training samples of the sample's size."""
+    if "lengths" not in reference or name not in reference:
+        return float("nan")
+    sizes, values = reference["lengths"].long(), reference[name].double()
+    known = ~values.isnan()
+    errors = []
+    for n, w in zip(lengths.tolist(), wanted.double().tolist(), strict=True):
+        same = values[known & (sizes == n)]
+        if len(same):
+            errors.append(float((same - w).abs().mean()))
+    return sum(errors) / len(errors) if errors else float("nan")
 
 
 def load(name: str | Path) -> Model:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sciflow.objectives import DenoisingObjective
     from sciflow.random import Draws
     from sciflow.state import Context, State
-    from sciflow.training.data import PreparedData
+    from sciflow.training.prepared import PreparedData
 
 __all__ = ["Molecules"]
 
@@ -50,6 +50,7 @@ class Molecules(Domain):
         "qm9-b3lyp-subset": "4,015 original QM9 geometries, at most 14 atoms",
         "qm9": "the original QM9, downloaded from figshare",
     }
+    packages = ("rdkit", "tblite")
 
     # --- training ---------------------------------------------------------------------------
 
@@ -74,7 +75,19 @@ class Molecules(Domain):
                 "CSV or SMILES",
                 source,
             )
+        if Path(source).suffix == ".npz":
+            return datasets.MoleculeTable.load(source)
         return datasets.table_from_file(source)
+
+    def build_dataset(
+        self, source: Path, out: Path, *, jobs: int = -1, seed: int = 7, limit: int | None = None
+    ) -> list[InputError]:
+        """Structures and GFN2-xTB properties of a list of SMILES (CSV, .smi)."""
+        from domains.molecules.builder import build
+
+        result = build(source, out, n_jobs=jobs, seed=seed, limit=limit)
+        return [InputError(f"{reason} ({text})", source, row + 1)
+                for row, text, reason in result.failures]  # fmt: skip
 
     def prepare(
         self, dataset: Any, preset: str, conditions: Sequence[str]
@@ -82,7 +95,7 @@ class Molecules(Domain):
         from domains.molecules.encoding import Encoding
         from domains.molecules.networks import PRESETS
         from domains.molecules.table import split
-        from sciflow.training.data import statistics
+        from sciflow.training.prepared import statistics
 
         if preset not in PRESETS:
             raise InputError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
@@ -160,11 +173,11 @@ class Molecules(Domain):
         u = draws.uniform((), "molecules/row", dtype=torch.float64)
         rows = torch.searchsorted(p, u * p[-1]).clamp(max=len(lengths) - 1)
         conditions = {}
-        for name in config["conditions"]:
+        for name, (mean, _) in config["conditions"].items():
             wanted = torch.full((len(draws),), torch.nan)
             if name in targets:
                 t = targets[name]
-                wanted = reference[name][rows].nan_to_num(nan=t.low).clamp(t.low, t.high)
+                wanted = reference[name][rows].nan_to_num(nan=mean).clamp(t.low, t.high)
             conditions[name] = wanted.float()
         return empty_context(lengths[rows], conditions)
 
@@ -181,10 +194,13 @@ class Molecules(Domain):
 
     # --- files ------------------------------------------------------------------------------
 
-    def read(self, path: str | Path) -> list[Molecule]:
+    def read(self, path: str | Path, dropped: list[InputError] | None = None) -> list[Molecule]:
         from domains.molecules.io import read_molecules
 
-        return read_molecules(path, strict=False).molecules
+        result = read_molecules(path, strict=False)
+        if dropped is not None:
+            dropped.extend(result.dropped)
+        return result.molecules
 
     def write(self, records: Sequence[Molecule], folder: Path) -> list[Path]:
         from domains.molecules.io import write_smiles
@@ -196,6 +212,9 @@ class Molecules(Domain):
             write_xyz(folder / "molecules.xyz", records),
             write_smiles(folder / "molecules.smi", records),
         ]
+
+    def annotate(self, record: Molecule, title: str, values: Mapping[str, float]) -> Molecule:
+        return record.replace(name=title, properties={**record.properties, **values})
 
     # --- judging ----------------------------------------------------------------------------
 
@@ -232,7 +251,7 @@ class Molecules(Domain):
 
     def evaluate(self, records: Sequence[Molecule], thorough: bool = False) -> dict[str, float]:
         """All evaluators; geometry and novelty where the training data is at hand."""
-        from domains.molecules.evaluators import DEFAULT, NAMES, evaluate
+        from domains.molecules.evaluators import DEFAULT, NAMES, Identities, evaluate
         from sciflow.data import shared_data
 
         reference, training = None, None
@@ -242,9 +261,24 @@ class Molecules(Domain):
 
             table = qm9_gfn2()
             train = table.subset(split(table)["train"])
-            training = train.smiles
-            reference = [train[i] for i in range(0, len(train), max(1, len(train) // 5000))]
+            # The table's SMILES are canonical constitutions already (a test holds that).
+            training = Identities(train.smiles or ())
+            reference = [train[i] for i in range(0, len(train), max(1, len(train) // 2000))]
         return evaluate(records, reference, training, NAMES if thorough else DEFAULT)
+
+    def held_out(self, n: int) -> list[Molecule]:
+        """From the test part of ``qm9-gfn2``, spread evenly."""
+        from sciflow.data import shared_data
+
+        if shared_data() is None:
+            return []
+        from domains.molecules.datasets import qm9_gfn2
+        from domains.molecules.table import split
+
+        table = qm9_gfn2()
+        rows = split(table)["test"]
+        rows = rows[:: max(1, len(rows) // max(n, 1))][:n]
+        return [table[int(i)] for i in rows]
 
     def picture(self, record: Molecule) -> str:
         from domains.molecules.pictures import svg

@@ -26,7 +26,7 @@ from domains.molecules.molecule import Molecule
 from domains.molecules.table import MoleculeTable
 from sciflow.errors import InputError
 from sciflow.state import Context, State
-from sciflow.training.data import PreparedData
+from sciflow.training.prepared import PreparedData
 
 __all__ = ["AXES", "BOND_CLASSES", "Encoding", "empty_context"]
 

@@ -1,0 +1,5 @@
+"""``python -m sciflow``: the command without its script."""
+
+from sciflow.cli import main
+
+main()

@@ -1,0 +1,59 @@
+"""What several commands share: progress bars, lists of names, counts of what was dropped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from sciflow.errors import InputError
+
+__all__ = ["FILE", "FOLDER", "names", "progress_bar", "report_dropped", "require_properties"]
+
+FILE = click.Path(path_type=Path)
+"""Not checked by click: readers say more precisely what is wrong."""
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+def names(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
+    """A comma-separated option as a list without repetitions."""
+    if value is None:
+        return None
+    return list(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+
+
+def require_properties(wanted: Iterable[str], known: Mapping[str, object], domain: str) -> None:
+    """Raise an :class:`InputError` that lists what there is."""
+    for name in wanted:
+        if name not in known:
+            raise InputError(f"unknown property {name!r}; {domain} has: {', '.join(known)}")
+
+
+@contextmanager
+def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate on standard error; silent where that is not a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(desc=what, unit=unit, disable=None, dynamic_ncols=True) as bar:
+
+        def tell(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield tell
+
+
+def report_dropped(kept: int, what: str, reasons: Mapping[str, int] | Iterable[str]) -> bool:
+    """Say how many of how many were kept and why the others were not; whether any was dropped."""
+    counts = Counter(dict(reasons)) if isinstance(reasons, Mapping) else Counter(reasons)
+    total = kept + sum(counts.values())
+    click.echo(f"{kept} of {total} {what}", err=True)
+    for reason, count in counts.most_common(20):
+        click.echo(f"  dropped {count}: {reason}", err=True)
+    if len(counts) > 20:
+        click.echo(f"  and {len(counts) - 20} other reasons", err=True)
+    return bool(counts)

@@ -1,0 +1,51 @@
+"""``sciflow list``: what there is to use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sciflow.errors import InputError
+
+__all__ = ["list_"]
+
+
+@click.command("list")
+def list_() -> None:
+    """Show domains with their models, properties and data sets."""
+    from sciflow.bundled import bundled_models
+    from sciflow.domain import get_domain, names
+
+    models = bundled_models()
+    for i, name in enumerate(sorted(names())):
+        if i:
+            click.echo()
+        try:
+            domain = get_domain(name)
+        except InputError as error:
+            click.echo(f"{name}: {error}")
+            continue
+        click.echo(f"{name}: {domain.summary}")
+        own = {k: _headline(v) for k, v in models.items() if k.split("/")[0] == name}
+        _section("models", own or {"(none bundled)": "train one: sciflow train --help"})
+        _section(
+            "properties", {k: f"{p.summary} [{p.unit}]" for k, p in domain.properties.items()}
+        )
+        _section("data sets", dict(domain.datasets))
+
+
+def _section(title: str, entries: dict[str, str]) -> None:
+    click.echo(f"  {title}")
+    width = max(map(len, entries), default=0)
+    for name, text in entries.items():
+        click.echo(f"    {name:<{width}}  {text}".rstrip())
+
+
+def _headline(folder: Path) -> str:
+    """The first line of a model's card that is not its title."""
+    try:
+        lines = (folder / "card.md").read_text().splitlines()
+    except OSError:
+        return "(its card cannot be read)"
+    return next((s.strip() for s in lines if s.strip() and not s.startswith("#")), "")

@@ -1,0 +1,172 @@
+"""``sciflow sample``: from a model and targets to a folder of files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sciflow.cli.common import FOLDER, names, progress_bar, report_dropped, require_properties
+from sciflow.errors import InputError
+
+if TYPE_CHECKING:
+    from sciflow.model import Model, Samples
+
+__all__ = ["sample"]
+
+
+@click.command()
+@click.argument("what", metavar="DOMAIN|MODEL", required=False)
+@click.option("--model", help="Bundled model by name, or a model's folder.")
+@click.option("-n", "--number", type=click.IntRange(min=1), default=16, show_default=True,
+              help="How many samples.")  # fmt: skip
+@click.option("-t", "--target", "targets", multiple=True, metavar="NAME=VALUE",
+              help="Ask for a value (gap=6) or a range (dipole=2..3); repeat for several.")  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("-o", "--out", type=FOLDER, default="run", show_default=True, help="Output folder.")
+@click.option("--steps", type=click.IntRange(min=1), help="Network calls; default the model's own.")
+@click.option("--method", help="ab1, ab2, ab3, heun, ddim or ddpm; default the model's own.")
+@click.option("--grid", help="uniform-u, uniform-logsnr, karras or time; default the model's own.")
+@click.option("--guidance", type=click.FloatRange(min=0), metavar="W",
+              help="Weight of classifier-free guidance; 0 is none.")  # fmt: skip
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+              help="Another setting of the sampler, e.g. token_eta=0.1.")  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True,
+              help="Changes speed and memory only.")  # fmt: skip
+@click.option("--first", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Number of the first sample, to share a large run out.")  # fmt: skip
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--jobs", type=int, default=-1, show_default=True,
+              help="Processes of the oracle; -1 is every core.")  # fmt: skip
+@click.option("--properties", callback=names, metavar="NAMES",
+              help="Let the oracle measure these too, e.g. gap,alpha.")  # fmt: skip
+@click.option("--no-oracle", is_flag=True, help="Do not measure the samples.")
+@click.option("--no-report", is_flag=True, help="Do not write report.html.")
+def sample(what: str | None, model: str | None, number: int, targets: tuple[str, ...], seed: int,
+           out: Path, steps: int | None, method: str | None, grid: str | None,
+           guidance: float | None, settings: tuple[str, ...], batch_size: int, first: int,
+           device: str, jobs: int, properties: list[str] | None, no_oracle: bool,
+           no_report: bool) -> None:  # fmt: skip
+    """Draw samples with the properties asked for, measure them, and write a report.
+
+    \b
+    sciflow sample molecules -n 100 --target gap=6 --target dipole=2..3 --out run/
+
+    Exits with 1 if any sample was dropped; the counts are on standard error.
+    """
+    from sciflow.model import SamplingInterrupted
+    from sciflow.targets import parse_targets
+
+    if out.exists() and not out.is_dir():
+        raise InputError("this is a file; give a folder", out)
+    wanted = parse_targets(targets)
+    chosen = _sampler(steps, method, grid, settings)
+    loaded = _load(what, model)
+    measured = list(dict.fromkeys([*wanted, *(properties or [])]))
+    require_properties(properties or [], loaded.domain.properties, loaded.domain.name)
+    interrupted = False
+    with progress_bar("sampling", "sample") as progress:
+        try:
+            samples = loaded.sample(
+                number, wanted, seed, guidance=guidance, first=first, batch_size=batch_size,
+                sampler=chosen, device=_device(device), progress=progress,
+            )  # fmt: skip
+        except SamplingInterrupted as stop:
+            samples, interrupted = stop.samples, True
+    if interrupted:
+        measured, no_report = [], True
+        if not samples.kept:
+            click.echo("interrupted before the first batch was done; nothing was saved", err=True)
+            raise SystemExit(130)
+    try:
+        with progress_bar("measuring", "sample") as progress:
+            samples.save(out, [] if no_oracle else measured, not no_report, progress, jobs)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; samples.csv and the samples' files are in {out}", err=True)
+        raise SystemExit(130) from None
+    _finish(samples, out, interrupted)
+
+
+def _finish(samples: Samples, out: Path, interrupted: bool) -> None:
+    import json
+
+    metrics = json.loads((out / "metrics.json").read_text())
+    counts = metrics["samples"]
+    dropped = report_dropped(counts["valid"], "samples are valid", counts["dropped"])
+    for name, errors in metrics["targets"].items():
+        if errors["mean_absolute_error"] is not None:
+            click.echo(
+                f"{name}: mean absolute error {errors['mean_absolute_error']:.3g} {errors['unit']} "
+                f"by the oracle, {errors['measured']} measured",
+                err=True,
+            )
+    for reason, count in metrics["oracle"]["failed"].items():
+        click.echo(f"  oracle failed for {count}: {reason}", err=True)
+    click.echo(str(out))
+    if interrupted:
+        click.echo("interrupted: the samples done by then were saved, not measured", err=True)
+        raise SystemExit(130)
+    if dropped or metrics["oracle"]["failed"]:
+        raise SystemExit(1)
+
+
+def _load(what: str | None, model: str | None) -> Model:
+    import sciflow
+    from sciflow.domain import names as domains
+
+    if what is None and model is None:
+        raise InputError(
+            f"say what to sample: a domain ({', '.join(sorted(domains()))}), a model or its folder"
+        )
+    loaded = sciflow.load(model if model is not None else str(what))
+    if model is not None and what is not None and loaded.domain.name != what:
+        raise InputError(f"model {model!r} makes {loaded.domain.name}, not {what}")
+    return loaded
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used: {reason}; try --device cpu") from error
+    return name
+
+
+def _sampler(
+    steps: int | None, method: str | None, grid: str | None, settings: tuple[str, ...]
+) -> dict[str, Any]:
+    """Settings of the sampler that were given, each of the type of its default."""
+    from dataclasses import fields
+
+    from sciflow.samplers import Sampler
+
+    defaults = {f.name: f.default for f in fields(Sampler)}
+    given: dict[str, Any] = {"steps": steps, "method": method, "grid": grid}
+    given = {name: value for name, value in given.items() if value is not None}
+    for text in settings:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise InputError(f"setting {text!r}: write KEY=VALUE")
+        if name not in defaults:
+            raise InputError(f"unknown sampler setting {name!r}; known: {', '.join(defaults)}")
+        given[name] = _typed(name, value, type(defaults[name]))
+    return given
+
+
+def _typed(name: str, text: str, kind: type) -> Any:
+    if kind is bool:
+        values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        if text.lower() not in values:
+            raise InputError(f"sampler setting {name}: write true or false, not {text!r}")
+        return values[text.lower()]
+    try:
+        return kind(text)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise InputError(f"sampler setting {name}: write {what}, not {text!r}") from None

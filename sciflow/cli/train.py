@@ -1,0 +1,94 @@
+"""``sciflow train``: from a data set to a model's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sciflow.cli.common import FOLDER, names, require_properties
+from sciflow.errors import InputError
+
+__all__ = ["train"]
+
+
+@click.command()
+@click.argument("domain")
+@click.option("--data", "source", required=True, metavar="NAME|FILE",
+              help="A data set (see: sciflow list) or a file of the field.")  # fmt: skip
+@click.option("--preset", help="Network preset; default the domain's first.")
+@click.option("--target-properties", callback=names, metavar="NAMES",
+              help="What the model can later be asked for, e.g. gap,dipole.")  # fmt: skip
+@click.option("--steps", type=click.IntRange(min=1), default=20_000, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True,
+              help="Samples a step, over all processes.")  # fmt: skip
+@click.option("--lr", type=float, default=1e-3, show_default=True, help="Peak learning rate.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("-o", "--out", type=FOLDER, required=True,
+              help="Folder of the log, checkpoints and, at the end, model/.")  # fmt: skip
+@click.option("--resume/--no-resume", default=True, show_default=True,
+              help="Go on from the last checkpoint in the folder, or refuse to.")  # fmt: skip
+@click.option("--devices", default="1", show_default=True, help="Number, list (0,1) or auto.")
+@click.option("--num-nodes", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--strategy", default="auto", show_default=True, help="Lightning's, e.g. ddp.")
+@click.option("--accelerator", default="auto", show_default=True, help="Lightning's, e.g. cpu.")
+@click.option("--precision", type=click.Choice(["32-true", "bf16-mixed"]), default="32-true",
+              show_default=True)  # fmt: skip
+@click.option("--checkpoint-every", type=click.IntRange(min=1), default=500, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="Of torch, on the CPU, a process.")
+def train(domain: str, source: str, preset: str | None, target_properties: list[str] | None,
+          steps: int, batch_size: int, lr: float, seed: int, out: Path, resume: bool, devices: str,
+          num_nodes: int, strategy: str, accelerator: str, precision: str, checkpoint_every: int,
+          threads: int | None) -> None:  # fmt: skip
+    """Train a model of DOMAIN; the same command again goes on from its last checkpoint.
+
+    \b
+    sciflow train molecules --data qm9-gfn2 --target-properties gap,dipole --out runs/a
+    sciflow sample --model runs/a/model -n 100 --target gap=6
+
+    Ends with a model folder that `sciflow sample --model` takes. Ctrl-C stops after the step under
+    way, saves, and exits with 130.
+    """
+    from sciflow.domain import get_domain
+
+    adapter = get_domain(domain)
+    conditions = target_properties or []
+    require_properties(conditions, adapter.properties, domain)
+    if not lr > 0:
+        raise InputError(f"--lr must be positive, not {lr}")
+
+    import torch
+
+    from sciflow.model import Model
+    from sciflow.reports.card import training_card
+    from sciflow.training.fit import fit
+
+    dataset = adapter.dataset(source)
+    preset = preset or adapter.presets()[0]
+    config, data, validation = adapter.prepare(dataset, preset, conditions)
+    torch.manual_seed(seed)
+    result = fit(
+        adapter.denoiser(config), adapter.objective(config), data, out,
+        steps=steps, batch_size=batch_size, seed=seed, lr=lr, precision=precision,  # type: ignore[arg-type]
+        accelerator=accelerator, devices=_devices(devices), num_nodes=num_nodes, strategy=strategy,
+        checkpoint_every=checkpoint_every, resume=resume, threads=threads,
+        validation=validation if len(validation) else None,
+    )  # fmt: skip
+    if not result.main:
+        return
+    training = {
+        "data": source, "samples": len(data), "held_out_for_validation": len(validation),
+        "preset": preset, "steps": result.step, "steps_planned": steps, "batch_size": batch_size,
+        "lr": lr, "seed": seed, "precision": precision,
+        "last_log_row": {name: float(value) for name, value in result.row.items()},
+    }  # fmt: skip
+    config = {**config, "training": training}
+    card = training_card(adapter, config, result.denoiser)
+    model = Model(adapter, result.denoiser, config, adapter.reference(data), card)
+    click.echo(str(model.save(out / "model")))
+    if result.stopped_by is not None:
+        raise SystemExit(130 if result.stopped_by == "SIGINT" else 143)
+
+
+def _devices(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text

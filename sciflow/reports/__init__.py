@@ -1,0 +1,1 @@
+"""What a run leaves for people: tables, numbers, a page of pictures, a model's card."""

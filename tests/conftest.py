@@ -1,0 +1,37 @@
+"""A tiny model with random weights, made once: what the command line and saved runs are tried on."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+CONDITIONS = ("gap", "dipole")
+
+
+def make_tiny_model(folder: Path) -> Path:
+    from domains.molecules.adapter import Molecules
+    from domains.molecules.table import MoleculeTable
+    from sciflow.model import Model
+
+    domain = Molecules()
+    molecules = [
+        m.with_properties(gap=3.0 + 0.5 * i, dipole=1.0 + 0.2 * i)
+        for i, m in enumerate(domain.examples(30))
+    ]
+    table = MoleculeTable.from_molecules(molecules, "tiny")
+    config, data, _ = domain.prepare(table, "small", CONDITIONS)
+    config = copy.deepcopy(config)
+    config["network"] |= {"dim": 32, "pair_dim": 16, "depth": 2, "heads": 4}
+    config["sampler"] = {"steps": 6}
+    torch.manual_seed(0)
+    model = Model(domain, domain.denoiser(config), config, domain.reference(data), "# tiny\n\nRandom.\n")
+    return model.save(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model of molecules, 2 layers, random weights, conditions gap and dipole."""
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
