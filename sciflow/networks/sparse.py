@@ -236,6 +236,7 @@ def _places(edges: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _spread(logits: Tensor, envelope: Tensor, at: tuple[Tensor, Tensor, Tensor],
             mask: Tensor) -> Tensor:  # fmt: skip
     """Edges' logits as ``[B, N, N, classes]``; they fade to "none" where the envelope does."""
+    logits = logits.to(envelope.dtype)
     none = logits.new_zeros(logits.shape[1])
     none[0] = _NONE
     n = mask.shape[1]

@@ -101,8 +101,8 @@ class AugmentedTransformer(Network):
         back = None if previous is None else _centred(previous[self.points], mask)
         rotation = rotation_from_points(x, mask) if self.training else None
         if rotation is not None:
-            x = x @ rotation.mT
-            back = None if back is None else back @ rotation.mT
+            x = _turned(x, rotation)
+            back = None if back is None else _turned(back, rotation)
 
         c = self.sample(levels, context)
         h = self.point_in(inputs, mask, previous, c) + self.coords_in(self.waves(x))
@@ -118,9 +118,9 @@ class AugmentedTransformer(Network):
             h = block(h, c, block_bias)
 
         h = self.norm(h)
-        out = self.coords_out(h)
+        out = self.coords_out(h).to(x.dtype)
         if rotation is not None:
-            out = out @ rotation
+            out = _turned(out, rotation.mT)
         outputs = {self.points: out * mask[..., None]}
         outputs |= {f: head(h) for f, head in self.token_out.items()}
         return outputs | {f: head(h, e) for f, head in self.pair_out.items()}
@@ -180,6 +180,11 @@ class PairHead(nn.Module):
         a, b = self.point(h).chunk(2, -1)
         w = self.pair(e) + a[:, :, None] + a[:, None] + b[:, :, None] * b[:, None]
         return self.out(F.relu(w))
+
+
+def _turned(x: Tensor, rotation: Tensor) -> Tensor:
+    """R x for ``x [B, N, 3]``; no matrix product, which autocast would round to bfloat16."""
+    return (rotation[:, None] * x[..., None, :]).sum(-1)
 
 
 def _centred(x: Tensor, mask: Tensor) -> Tensor:

@@ -183,7 +183,7 @@ def difference(a: dict[str, Tensor], b: dict[str, Tensor], mask: Tensor) -> floa
         if name in PAIRS:
             off = ~torch.eye(n, dtype=torch.bool)
             real = mask[:, :, None] & mask[:, None] & off
-        x, y = x[real].double(), y[real].double()
+        x, y = x[real].detach().double(), y[real].detach().double()
         if x.numel():
             worst = max(worst, float((x - y).abs().max() / x.abs().max().clamp(min=1.0)))
     return worst

@@ -272,6 +272,19 @@ def test_a_copy_and_saved_weights_give_the_same_outputs(
     assert difference(out, case.run(other), case.context.mask) == 0
 
 
+@every_network
+def test_bfloat16_autocast_changes_little_after_use_in_inference_mode(kind: type[Network]) -> None:
+    network, case = build(kind).float().train(), make(dtype=torch.float32)
+    with torch.inference_mode():
+        case.run(network)
+    exact = network(case.inputs, case.levels, case.context, case.previous)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = network(case.inputs, case.levels, case.context, case.previous)
+    assert difference(exact, out, case.context.mask) < 0.1
+    sum(y.float().square().sum() for y in out.values()).backward()  # type: ignore[union-attr]
+    assert all(bool(p.grad.isfinite().all()) for p in network.parameters() if p.grad is not None)
+
+
 def test_the_transformer_is_rotated_in_training_and_deterministic_in_evaluation() -> None:
     from sciflow.networks.rotations import rotation_from_points
 
