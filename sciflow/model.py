@@ -178,7 +178,7 @@ class Model:
                 broken = report.broken.tolist()
                 for row, record, is_broken in zip(rows.tolist(), decoded, broken, strict=True):
                     if is_broken:
-                        dropped[first + row] = f"not finite (the first of its batch: {report.where})"
+                        dropped[first + row] = f"not finite: {report.where}"
                     else:
                         records[row] = record
                 done += len(rows)

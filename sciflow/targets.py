@@ -26,7 +26,9 @@ class Target:
     def __post_init__(self) -> None:
         ends_wrong = self.low == math.inf or self.high == -math.inf
         if ends_wrong or not self.low <= self.high:
-            raise InputError(f"a target must be a value or a rising range, not {self.low}..{self.high}")
+            raise InputError(
+                f"a target must be a value or a rising range, not {self.low:g}..{self.high:g}"
+            )
 
     @property
     def is_point(self) -> bool:
@@ -39,8 +41,8 @@ class Target:
 
     def __str__(self) -> str:
         if self.is_point:
-            return f"{self.low:g}"
-        low, high = ("" if math.isinf(end) else f"{end:g}" for end in (self.low, self.high))
+            return f"{self.low:.12g}"
+        low, high = ("" if math.isinf(end) else f"{end:.12g}" for end in (self.low, self.high))
         return f"{low}..{high}"
 
 
@@ -50,7 +52,7 @@ def as_targets(
     """Targets from plain numbers and pairs.
 
     Raises:
-        InputError: a property that ``allowed`` does not hold, or a range upside down.
+        InputError: a property that ``allowed`` does not hold, a range upside down, no number.
     """
     allowed = list(allowed)
     targets = {}
@@ -59,12 +61,15 @@ def as_targets(
             raise InputError(f"this model has no property {name!r}; it has: {', '.join(allowed)}")
         if isinstance(value, Target):
             targets[name] = value
-        elif isinstance(value, tuple | list):
-            if len(value) != 2:
-                raise InputError(f"a range of {name} needs two ends, not {len(value)}")
-            targets[name] = Target(float(value[0]), float(value[1]))
-        else:
-            targets[name] = Target(float(value), float(value))
+            continue
+        ends = tuple(value) if isinstance(value, tuple | list) else (value, value)
+        if len(ends) != 2:
+            raise InputError(f"a range of {name} needs two ends, not {len(ends)}")
+        try:
+            low, high = (float(end) for end in ends)
+        except (TypeError, ValueError):
+            raise InputError(f"a target is a number or a pair of them; {name} is {value!r}") from None
+        targets[name] = Target(low, high)
     return targets
 
 

@@ -117,6 +117,8 @@ def viewer_html(molecules: Sequence[Molecule]) -> str:
     if not shown:
         return ""
     data = json.dumps([_scene(place, m) for place, m in shown], separators=(",", ":"))
+    # A name could end the script element.
+    data = data.replace("<", "\\u003c")
     script = Path(__file__).with_name("viewer.js").read_text("utf-8")
     options = "".join(
         f'<option value="{i}">{html.escape(_label(m))}</option>' for i, (_, m) in enumerate(shown)
@@ -128,7 +130,7 @@ def viewer_html(molecules: Sequence[Molecule]) -> str:
         '<button type="button" data-step="1" aria-label="next">›</button></div>'
         '<canvas tabindex="0" aria-label="3-D view; arrow keys turn, + and - zoom"></canvas>'
         '<p class="viewer-note"></p>'
-        f'<script type="application/json">{data.replace("</", "<\\/")}</script>'
+        f'<script type="application/json">{data}</script>'
         f"<script>{script}</script></div>"
     )
 
@@ -145,7 +147,11 @@ def _scene(place: int, molecule: Molecule) -> dict[str, Any]:
     if molecule.bonds is not None:
         pairs = np.argwhere(np.triu(molecule.bonds))
         bonds = [[int(i), int(j), int(molecule.bonds[i, j])] for i, j in pairs]
-    values = {k: v for k, v in molecule.properties.items() if k != "sample"}
+    values = {
+        k: v
+        for k, v in molecule.properties.items()
+        if k != "sample" and not k.startswith("target_")
+    }
     return {
         "at": place,
         "symbols": [SYMBOLS[z] for z in molecule.numbers.tolist()],

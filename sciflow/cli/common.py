@@ -16,7 +16,9 @@ __all__ = ["FILE", "FOLDER", "names", "progress_bar", "report_dropped", "require
 FILE = click.Path(path_type=Path)
 """Not checked by click: readers say more precisely what is wrong."""
 
-FOLDER = click.Path(file_okay=False, path_type=Path)
+FOLDER = click.Path(path_type=Path)
+
+_SHOWN = 20
 
 
 def names(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
@@ -48,12 +50,27 @@ def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def report_dropped(kept: int, what: str, reasons: Mapping[str, int] | Iterable[str]) -> bool:
-    """Say how many of how many were kept and why the others were not; whether any was dropped."""
-    counts = Counter(dict(reasons)) if isinstance(reasons, Mapping) else Counter(reasons)
-    total = kept + sum(counts.values())
-    click.echo(f"{kept} of {total} {what}", err=True)
-    for reason, count in counts.most_common(20):
-        click.echo(f"  dropped {count}: {reason}", err=True)
-    if len(counts) > 20:
-        click.echo(f"  and {len(counts) - 20} other reasons", err=True)
+    """Say how many of how many were kept and why the others were not; whether any was dropped.
+
+    Args:
+        kept: how many are fine.
+        what: they are, in words.
+        reasons: of the others; those with the same text before a colon are counted together.
+    """
+    counts: Counter[str] = Counter()
+    example: dict[str, str] = {}
+    for reason, count in reasons.items() if isinstance(reasons, Mapping) else _ones(reasons):
+        sort, _, detail = reason.partition(":")
+        counts[sort] += count
+        example.setdefault(sort, detail.strip())
+    click.echo(f"{kept} of {kept + counts.total()} {what}", err=True)
+    for sort, count in counts.most_common(_SHOWN):
+        detail = f" (such as: {example[sort]})" if example[sort] else ""
+        click.echo(f"  dropped {count}: {sort}{detail}", err=True)
+    if len(counts) > _SHOWN:
+        click.echo(f"  and {len(counts) - _SHOWN} other reasons", err=True)
     return bool(counts)
+
+
+def _ones(reasons: Iterable[str]) -> Iterator[tuple[str, int]]:
+    return ((reason, 1) for reason in reasons)

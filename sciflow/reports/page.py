@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
@@ -54,7 +55,7 @@ def _head(run: Run, title: str) -> str:
         base = e["same_size_training_samples_error"]
         beside = "" if base is None else f"{base:.3g} for training data of the same sizes"
         what = f"mean |{name} − asked|, by the oracle"
-        tiles.append((f"{error:.3g} {e['unit']}", what, beside))
+        tiles.append((f"{error:.3g} {_unit(run, name)}", what, beside))
     per = cost["cpu_seconds_per_valid"]
     tiles.append((
         f"{cost['network_calls']}", "network calls a sample",
@@ -88,12 +89,12 @@ def _plots(run: Run) -> str:
                  and row.get(f"target_{name}") is not None]  # fmt: skip
         if not pairs:
             continue
-        label = f"{name} [{errors['unit']}]"
+        label = f"{name} [{_unit(run, name)}]"
         target = _target(name, errors["asked"])
         values = [got for _, got in pairs]
         if target is None or not target.is_point:
             figures.append((scatter(pairs, label), _caption(run, name, errors)))
-        if target is not None:
+        if target is not None and math.isfinite(max(target.low, -target.high)):
             drawn = histogram(values, target.low, target.high, f"measured {label}")
             figures.append((drawn, _caption(run, name, errors)))
     if not figures:
@@ -104,7 +105,7 @@ def _plots(run: Run) -> str:
 
 def _caption(run: Run, name: str, e: Mapping[str, Any]) -> str:
     text = f"<b>{escape(name)}</b>: {escape(run.domain.properties[name].summary)}; {e['measured']} " \
-           f"measured, mean absolute error {e['mean_absolute_error']:.3g} {escape(e['unit'])}"  # fmt: skip
+           f"measured, mean absolute error {e['mean_absolute_error']:.3g} {escape(_unit(run, name))}"  # fmt: skip
     if e.get("inside_range") is not None:
         text += f", {100 * e['inside_range']:.0f} % inside the range"
     return text
@@ -126,7 +127,7 @@ def _look(run: Run) -> str:
               for row, record in zip(valid, records, strict=True)]  # fmt: skip
     cards = "".join(
         f'<button type="button" class="card" data-at="{i}">{run.domain.picture(record)}'
-        f"{_identity(row)}<span>{escape(_measures(run, row))}</span></button>"
+        f"{_identity(row)}{_measures(run, row)}</button>"
         for i, (row, record) in enumerate(zip(valid, records, strict=True))
     )
     viewer = run.domain.viewer(titled)
@@ -154,14 +155,15 @@ def _identity(row: Mapping[str, Any]) -> str:
 
 
 def _measures(run: Run, row: Mapping[str, Any]) -> str:
-    texts = [f"{name} {value:.4g} {_unit(run, name)}" for name, value in _numbers(run, row).items()]
-    return " · ".join([f"#{row['sample']}", *texts])
+    texts = [f"{k} {v:.3g} {_unit(run, k)}" for k, v in _numbers(run, row).items()]
+    return "".join(f"<span>{escape(t)}</span>" for t in (*texts, f"sample {row['sample']}"))
 
 
 def _table(run: Run) -> str:
     columns = list(dict.fromkeys(key for row in run.rows for key in row))
     used = [c for c in columns
             if c != "valid" and any(row.get(c) not in (None, "") for row in run.rows)]  # fmt: skip
+    used.sort(key=lambda c: c in _LONG)
     head = "".join(f"<th>{escape(_heading(run, c))}</th>" for c in used)
     rows = "".join(
         f"<tr{'' if row['valid'] else ' class=bad'}>{''.join(_td(row.get(c)) for c in used)}</tr>"
@@ -190,7 +192,8 @@ def _td(value: Any) -> str:
         return '<td data-v=""></td>'
     if isinstance(value, int | float):
         return f'<td class="number" data-v="{value!r}">{value:.5g}</td>'
-    return f"<td>{escape(str(value))}</td>"
+    text = str(value)
+    return f"<td{' class=long' if len(text) > 40 else ''}>{escape(text)}</td>"
 
 
 def _judged(run: Run) -> str:
@@ -239,4 +242,4 @@ def _pairs(groups: Iterable[Iterable[tuple[str, str]]]) -> str:
 
 def _unit(run: Run, name: str) -> str:
     known = run.domain.properties.get(name)
-    return known.unit if known else ""
+    return known.unit.replace("^2", "²").replace("^3", "³") if known else ""

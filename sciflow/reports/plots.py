@@ -28,19 +28,18 @@ def ticks(low: float, high: float, count: int = 6) -> list[float]:
     return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def histogram(
-    values: Sequence[float], low: float, high: float, label: str, bins: int = 24
-) -> str:
+def histogram(values: Sequence[float], low: float, high: float, label: str) -> str:
     """Counts of ``values``, with what was asked for (``low``..``high``) marked.
 
     Args:
         values: finite numbers.
-        low: the value asked for, or the lower end of the range.
+        low: the value asked for, or the lower end of the range; may be infinite.
         high: the same value, or the upper end.
         label: of the axis, with unit.
-        bins: number of bars.
     """
-    left, right = _limits([*values, low, high])
+    left, right = _limits([*values, *(end for end in (low, high) if math.isfinite(end))])
+    low, high = max(low, left), min(high, right)
+    bins = min(max(round(2 * math.sqrt(len(values))), 8), 30)
     width = (right - left) / bins
     counts = [0] * bins
     for v in values:
@@ -64,25 +63,27 @@ def histogram(
     middle = (x(low) + x(high)) / 2
     said = f'<text class="asked-label" x="{middle:.1f}" y="{_TOP - 8}">asked for</text>'
     axis = _x_axis(left, right, x, label) + _y_axis(ticks(0, max(counts, default=1), 4), y)
-    return _frame(f"distribution of {label}", mark + bars + axis + said)
+    return _frame(f"distribution of {label}", axis + bars + mark + said)
 
 
 def scatter(pairs: Sequence[tuple[float, float]], label: str) -> str:
     """Points (asked for, measured) with the diagonal on which a perfect model would lie."""
-    left, right = _limits([v for pair in pairs for v in pair])
+    left, right = _limits([a for a, _ in pairs])
+    bottom, top = _limits([v for pair in pairs for v in pair])
     x = _scale(left, right, _LEFT, _W - _RIGHT)
-    y = _scale(left, right, _H - _BOTTOM, _TOP)
+    y = _scale(bottom, top, _H - _BOTTOM, _TOP)
+    low, high = max(left, bottom), min(right, top)
     diagonal = (
-        f'<line class="asked" x1="{x(left):.1f}" y1="{y(left):.1f}" x2="{x(right):.1f}" '
-        f'y2="{y(right):.1f}"/>'
+        f'<line class="asked" x1="{x(low):.1f}" y1="{y(low):.1f}" x2="{x(high):.1f}" '
+        f'y2="{y(high):.1f}"/>'
     )
     points = "".join(
         f'<circle class="point" cx="{x(a):.1f}" cy="{y(b):.1f}" r="3.5">'
         f"<title>asked {a:.4g}, measured {b:.4g}</title></circle>"
         for a, b in pairs
     )
-    axis = _x_axis(left, right, x, f"asked for: {label}") + _y_axis(ticks(left, right, 5), y)
-    return _frame(f"measured {label} against the value asked for", diagonal + points + axis)
+    axis = _x_axis(left, right, x, f"asked for: {label}") + _y_axis(ticks(bottom, top, 5), y)
+    return _frame(f"measured {label} against the value asked for", axis + points + diagonal)
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:

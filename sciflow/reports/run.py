@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from sciflow.domain import Domain, OracleAnswer, Progress, get_domain
 from sciflow.errors import InputError
 from sciflow.files import write_atomically, write_json
-from sciflow.reports.summary import plain, summarise, versions
+from sciflow.reports.summary import kind, plain, summarise, versions
 
 if TYPE_CHECKING:
     from sciflow.model import Samples
@@ -51,8 +51,8 @@ class Run:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """How many samples were dropped, by reason."""
-        return dict(Counter(row["reason"] for row in self.rows if not row["valid"]))
+        """How many samples were dropped, by kind of reason."""
+        return dict(Counter(kind(row["reason"]) for row in self.rows if not row["valid"]))
 
 
 def save_run(

@@ -16,7 +16,7 @@ from sciflow.targets import Target, parse_targets
 if TYPE_CHECKING:
     from sciflow.model import Samples
 
-__all__ = ["plain", "summarise", "versions"]
+__all__ = ["kind", "plain", "summarise", "versions"]
 
 
 def summarise(
@@ -37,7 +37,7 @@ def summarise(
             "requested": len(rows),
             "valid": valid,
             "valid_fraction": valid / len(rows),
-            "dropped": dict(Counter(row["reason"] for row in rows if not row["valid"])),
+            "dropped": dict(Counter(kind(row["reason"]) for row in rows if not row["valid"])),
         },
         "targets": {
             name: _errors(name, samples, rows) for name in samples.targets if name in measured
@@ -45,7 +45,7 @@ def summarise(
         "oracle": {
             "properties": list(measured),
             "measured": sum(not answer.failure for answer in answers),
-            "failed": dict(Counter(answer.failure for answer in answers if answer.failure)),
+            "failed": dict(Counter(kind(answer.failure) for answer in answers if answer.failure)),
             "seconds": sum(answer.seconds for answer in answers),
         },
         "cost": {
@@ -94,6 +94,11 @@ def _mean(values: Sequence[float]) -> float:
 def _median(values: Sequence[float]) -> float:
     s, n = sorted(values), len(values)
     return (s[(n - 1) // 2] + s[n // 2]) / 2 if n else math.nan
+
+
+def kind(reason: str) -> str:
+    """What reasons are counted by: the text before a colon, where details follow it."""
+    return reason.partition(":")[0]
 
 
 def versions(packages: Iterable[str] = ()) -> dict[str, str]:
