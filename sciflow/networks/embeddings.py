@@ -28,6 +28,7 @@ class LevelEmbedding(nn.Module):
         self.register_buffer("frequencies", f, persistent=False)
 
     def forward(self, level: Tensor) -> Tensor:
+        """Embed levels of any shape."""
         angle = level[..., None] * self.frequencies
         return torch.cat((angle.sin(), angle.cos()), -1)
 
@@ -46,6 +47,7 @@ class RadialBasis(nn.Module):
         self.beta = float(k * k) / 2
 
     def forward(self, d: Tensor) -> Tensor:
+        """Expand distances of any shape."""
         return torch.exp(-self.beta * ((-d).exp()[..., None] - self.centres) ** 2)
 
 

@@ -93,13 +93,7 @@ def test_permuting_points_permutes_outputs(kind: type[Network], levels: str) -> 
 
 @every_network
 @every_level
-def test_padding_and_companions_change_nothing(
-    kind: type[Network], levels: str, request: pytest.FixtureRequest
-) -> None:
-    if kind is EquivariantTransformer and levels == "element":
-        request.applymarker(pytest.mark.xfail(
-            strict=True, reason="EquivariantTransformer averages pair levels over padded partners"
-        ))  # fmt: skip
+def test_padding_and_companions_change_nothing(kind: type[Network], levels: str) -> None:
     network, case = build(kind), make(levels=levels)
     out = case.run(network)
     padded = make(levels=levels, pad=5)
@@ -140,12 +134,8 @@ def test_translations_change_nothing(kind: type[Network]) -> None:
 @pytest.mark.parametrize("sizes", [[], [0], [0, 0], [1], [0, 3, 1]], ids=str)
 @every_level
 def test_empty_batches_empty_samples_and_single_points(
-    kind: type[Network], sizes: list[int], levels: str, request: pytest.FixtureRequest
+    kind: type[Network], sizes: list[int], levels: str
 ) -> None:
-    if kind is EquivariantTransformer and max(sizes, default=0) == 0:
-        request.applymarker(pytest.mark.xfail(
-            strict=True, reason="EquivariantTransformer: view(..., -1) of a tensor without elements"
-        ))  # fmt: skip
     case = make(sizes, levels=levels)
     out = case.run(build(kind))
     for name, x in case.inputs.items():
@@ -244,11 +234,7 @@ def test_points_alone_need_no_pairs(kind: type[Network]) -> None:
 
 
 @every_network
-def test_points_alone_need_no_tokens(kind: type[Network], request: pytest.FixtureRequest) -> None:
-    if kind is EquivariantTransformer:
-        request.applymarker(pytest.mark.xfail(
-            strict=True, reason="EquivariantTransformer takes the number of points from its tokens"
-        ))  # fmt: skip
+def test_points_alone_need_no_tokens(kind: type[Network]) -> None:
     network, case = build(kind, pairs={}, tokens={}), make()
     out = network({"coords": case.inputs["coords"]}, {"coords": case.levels["coords"]},
                   case.context, None)  # fmt: skip
