@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from sciflow.denoisers import Network
-from sciflow.networks.equivariant import EquivariantTransformer
 from sciflow.networks.transformer import AugmentedTransformer
 from sciflow.state import Context
 
