@@ -5,10 +5,12 @@ A model is a folder of
 * ``config.json``         what to build: domain, fields, network, sampler;
 * ``model.safetensors``   the weights, and reference tensors of the training set;
 * ``card.md``             for the reader: trained on what, how long, how good, what it cannot do;
-* ``manifest.json``       format version, and size and sha256 of every other file; written last.
+* ``manifest.json``       format version, size and sha256 of every other file, and its own sha256;
+  written last.
 
-Saving writes a new folder beside the old one and renames, so an interrupted save leaves the last
-good model. Nothing is unpickled, ever.
+Saving writes a new folder beside the old one, moves the old one aside and the new one in. A save
+killed between these two leaves the last good model under its hidden name, where loading finds it
+and from where the next save clears it away. Nothing is unpickled, ever.
 """
 
 from __future__ import annotations
@@ -27,10 +29,12 @@ from torch import Tensor
 from sciflow.errors import CheckpointError
 from sciflow.files import write_atomically, write_json
 
-__all__ = ["FORMAT", "Checkpoint", "load_checkpoint", "save_checkpoint"]
+__all__ = ["FORMAT", "Checkpoint", "load_checkpoint", "locate", "save_checkpoint"]
 
 FORMAT = 1
 _FILES = ("config.json", "model.safetensors", "card.md")
+_NEW, _OLD = ".new.", ".old."
+_ADVICE = "restore the file or train the model again"
 
 
 @dataclass(frozen=True)
@@ -62,25 +66,26 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint) -> Path:
     """Write a model; an existing one is replaced only when the new one is complete."""
     from safetensors.torch import save
 
-    folder = Path(folder)
+    folder = Path(os.path.abspath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.new.", dir=folder.parent))
+    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}{_NEW}", dir=folder.parent))
     try:
         write_json(new / "config.json", checkpoint.config)
         tensors = {name: x.detach().cpu().contiguous() for name, x in checkpoint.tensors.items()}
         write_atomically(new / "model.safetensors", save(tensors))
         write_atomically(new / "card.md", checkpoint.card)
         files = {name: _describe(new / name) for name in _FILES}
-        write_json(new / "manifest.json", {"format": FORMAT, "files": files})
+        write_atomically(new / "manifest.json", _manifest(files))
         os.chmod(new, 0o755)
-        old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
         if folder.exists():
-            os.replace(folder, old)
+            os.replace(folder, new.with_name(f".{folder.name}{_OLD}{new.suffix[1:]}"))
         os.replace(new, folder)
-        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
+    # This save's old model, and what killed saves left.
+    for leftover in (*_hidden(folder, _OLD), *_hidden(folder, _NEW)):
+        shutil.rmtree(leftover, ignore_errors=True)
     return folder
 
 
@@ -92,27 +97,17 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     """
     from safetensors.torch import load
 
-    folder = _recover(Path(folder))
+    folder = locate(folder)
     manifest_bytes = _read(folder / "manifest.json")
-    try:
-        manifest = json.loads(manifest_bytes)
-        version, files = manifest["format"], manifest["files"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'manifest.json'}: not a manifest ({error})") from error
-    if version > FORMAT:
-        raise CheckpointError(
-            f"{folder}: format {version} is newer than this sciflow reads ({FORMAT}); update it"
-        )
+    files = _listed(manifest_bytes, folder / "manifest.json")
     content = {}
     for name in _FILES:
-        if name not in files:
-            raise CheckpointError(f"{folder / 'manifest.json'}: does not list {name}")
         content[name] = _read(folder / name)
         digest = hashlib.sha256(content[name]).hexdigest()
         if digest != files[name]["sha256"]:
             raise CheckpointError(
                 f"{folder / name}: altered or incomplete (sha256 {digest[:12]}…, the manifest says "
-                f"{files[name]['sha256'][:12]}…); restore the file or train the model again"
+                f"{files[name]['sha256'][:12]}…); {_ADVICE}"
             )
     return Checkpoint(
         json.loads(content["config.json"]),
@@ -127,12 +122,45 @@ def _describe(path: Path) -> dict[str, Any]:
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _recover(folder: Path) -> Path:
-    """The folder, or the last good one where a save was killed between its two renames."""
-    if folder.exists():
-        return folder
-    old = sorted(folder.parent.glob(f".{folder.name}.old.*")) if folder.parent.is_dir() else []
-    return old[-1] if old else folder
+def _manifest(files: dict[str, Any]) -> str:
+    """The text of ``manifest.json``, a function of its content to the last byte."""
+    content = {"format": FORMAT, "files": files}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**content, "sha256": digest}, indent=2) + "\n"
+
+
+def _listed(text: bytes, path: Path) -> dict[str, Any]:
+    """The entry ``files`` of a manifest that is what was once written."""
+    try:
+        manifest = json.loads(text)
+        version, files = manifest["format"], manifest["files"]
+        newer = version > FORMAT
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a manifest ({error}); {_ADVICE}") from error
+    if newer:
+        raise CheckpointError(
+            f"{path}: format {version} is newer than this sciflow reads ({FORMAT}); update it"
+        )
+    if text.decode() != _manifest(files):
+        raise CheckpointError(f"{path}: altered; {_ADVICE}")
+    missing = [name for name in _FILES if name not in files]
+    if missing:
+        raise CheckpointError(f"{path}: does not list {missing[0]}")
+    return dict(files)
+
+
+def locate(folder: str | Path) -> Path:
+    """Where a model lies: the folder, or the hidden one that a killed save left of it."""
+    folder = Path(folder)
+    hidden = _hidden(Path(os.path.abspath(folder)), _OLD)
+    return folder if folder.exists() or not hidden else hidden[-1]
+
+
+def _hidden(folder: Path, kind: str) -> list[Path]:
+    """Folders that saves of ``folder`` made beside it, oldest first."""
+    start = f".{folder.name}{kind}"
+    found = folder.parent.iterdir() if folder.parent.is_dir() else iter(())
+    return sorted((p for p in found if p.name.startswith(start)), key=lambda p: p.stat().st_mtime)
 
 
 def _read(path: Path) -> bytes:

@@ -3,10 +3,13 @@
     model = sciflow.load("molecules/qm9-gfn2")
     out = model.sample(100, target={"gap": 6.0}, seed=0)
     out.save("run/")
+
+Sample i is a function of (model, targets, settings, seed, i).
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sciflow.bundled import bundled_models
-from sciflow.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from sciflow.checkpoints import Checkpoint, load_checkpoint, locate, save_checkpoint
 from sciflow.denoisers import Denoiser, NetworkDenoiser
 from sciflow.domain import Domain, Progress, get_domain
 from sciflow.errors import CheckpointError, InputError
@@ -25,6 +28,7 @@ from sciflow.guidance import ClassifierFree
 from sciflow.random import Draws
 from sciflow.samplers import Sampler
 from sciflow.schedules import schedule_from_config
+from sciflow.state import Context
 from sciflow.targets import Target, as_targets
 
 __all__ = ["Model", "Samples", "SamplingInterrupted", "bundled_models", "load"]
@@ -146,9 +150,13 @@ class Model:
         """
         if n < 1:
             raise InputError(f"the number of samples must be at least 1, not {n}")
+        if batch_size < 1:
+            raise InputError(f"a batch holds at least 1 sample, not {batch_size}")
         targets = as_targets(target or {}, self.properties)
         chosen = replace(self.sampler, **self._settings(sampler or {}))
         weight = self.config.get("guidance", 0.0) if guidance is None else guidance
+        if not 0 <= weight < math.inf:
+            raise InputError(f"guidance weight must be 0 (none) or more, not {weight}")
         denoiser = self.denoiser
         if weight > 0 and targets:
             denoiser = ClassifierFree(denoiser, weight)
@@ -165,10 +173,7 @@ class Model:
         done = 0
         try:
             for rows in batches:
-                part = context.apply(lambda x, rows=rows: x[rows])
-                longest = int(part.lengths.max()) if part.mask.ndim == 2 else None
-                if longest is not None:
-                    part = part.replace(mask=part.mask[:, :longest])
+                part = _part(context, rows)
                 report = chosen(
                     denoiser, part.apply(lambda x: x.to(device)), draws.rows(rows),
                     progress=_shared(progress, done, len(rows), n),
@@ -257,6 +262,14 @@ class Model:
         return dict(given)
 
 
+def _part(context: Context, rows: Tensor) -> Context:
+    """Some samples, without the padding that only the others need."""
+    part = context.apply(lambda x: x[rows])
+    if part.mask.ndim != 2:
+        return part
+    return part.replace(mask=part.mask[:, : int(part.lengths.max())])
+
+
 def _shared(
     progress: Progress | None, done: int, size: int, n: int
 ) -> Callable[[int, int], None] | None:
@@ -293,7 +306,7 @@ def load(name: str | Path) -> Model:
     key = str(name)
     if key in bundled:
         return Model.from_folder(bundled[key], key)
-    if Path(name).is_dir():
+    if locate(name).is_dir():
         return Model.from_folder(name)
     from sciflow.domain import names
 

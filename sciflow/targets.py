@@ -68,7 +68,9 @@ def as_targets(
         try:
             low, high = (float(end) for end in ends)
         except (TypeError, ValueError):
-            raise InputError(f"a target is a number or a pair of them; {name} is {value!r}") from None
+            raise InputError(
+                f"a target is a number or a pair of them; {name} is {value!r}"
+            ) from None
         targets[name] = Target(low, high)
     return targets
 

@@ -1,4 +1,4 @@
-"""A tiny model with random weights, made once: what the command line and saved runs are tried on."""
+"""A tiny model with random weights, made once, on which command line and runs are tried."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def make_tiny_model(folder: Path) -> Path:
     config["network"] |= {"dim": 32, "pair_dim": 16, "depth": 2, "heads": 4}
     config["sampler"] = {"steps": 6}
     torch.manual_seed(0)
-    model = Model(domain, domain.denoiser(config), config, domain.reference(data), "# tiny\n\nRandom.\n")
+    model = Model(
+        domain, domain.denoiser(config), config, domain.reference(data), "# tiny\n\nRandom.\n"
+    )
     return model.save(folder)
 
 

@@ -54,7 +54,7 @@ def svg(molecule: Molecule) -> str:
     except InputError:
         return _text(molecule.formula or "no atoms")
     drawer = rdMolDraw2D.MolDraw2DSVG(*_SIZE)
-    options = drawer.drawOptions()
+    options: Any = drawer.drawOptions()
     options.clearBackground = False
     options.fixedBondLength = _BOND_LENGTH
     options.padding = 0.06
@@ -111,9 +111,7 @@ def viewer_html(molecules: Sequence[Molecule]) -> str:
     Listens for the page's event ``sciflow:show`` whose ``detail`` is the place in ``molecules``.
     Molecules without coordinates are left out; empty if none is left.
     """
-    shown = [
-        (place, m) for place, m in enumerate(molecules) if m.positions is not None and len(m)
-    ]
+    shown = [(place, m) for place, m in enumerate(molecules) if m.positions is not None and len(m)]
     if not shown:
         return ""
     data = json.dumps([_scene(place, m) for place, m in shown], separators=(",", ":"))

@@ -7,6 +7,7 @@ was saved.
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Any
 
@@ -24,6 +25,10 @@ from sciflow.errors import CheckpointError, InputError, SciflowError
 
 __all__ = ["cli", "main"]
 
+_OUTSIDE = {errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOSPC,
+            errno.EROFS, errno.EDQUOT}  # fmt: skip
+"""What the file system may refuse through no fault of the program."""
+
 
 class _Group(click.Group):
     """A group whose errors are one line on standard error."""
@@ -35,9 +40,6 @@ class _Group(click.Group):
             return super().main(args, prog_name, complete_var, False, **extra)
         try:
             code = super().main(args, prog_name, complete_var, False, **extra)
-        except click.exceptions.NoArgsIsHelpError as error:
-            error.show()
-            code = 2
         except click.UsageError as error:
             hint = f" (see: {error.ctx.command_path} --help)" if error.ctx else ""
             code = _complain(" ".join(error.format_message().split()) + hint, 2)
@@ -49,6 +51,10 @@ class _Group(click.Group):
             code = _complain(str(error), 2)
         except SciflowError as error:
             code = _complain(str(error), 1)
+        except OSError as error:
+            if error.errno not in _OUTSIDE:
+                raise
+            code = _complain(f"{error.filename or 'writing'}: {error.strerror}", 2)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -57,15 +63,22 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-@click.group(cls=_Group, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Group,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="sciflow")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Generate molecules and other scientific data with the properties you ask for.
 
     \b
     sciflow list
     sciflow sample molecules -n 100 --target gap=6 --target dipole=2..3 --out run/
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 for _command in (list_, sample, evaluate, oracle, report, train, data):

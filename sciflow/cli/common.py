@@ -11,21 +11,42 @@ import click
 
 from sciflow.errors import InputError
 
-__all__ = ["FILE", "FOLDER", "names", "progress_bar", "report_dropped", "require_properties"]
+__all__ = [
+    "FILE",
+    "jobs",
+    "names",
+    "progress_bar",
+    "report_dropped",
+    "require_folder",
+    "require_properties",
+]
 
 FILE = click.Path(path_type=Path)
 """Not checked by click: readers say more precisely what is wrong."""
 
-FOLDER = click.Path(path_type=Path)
-
 _SHOWN = 20
 
 
-def names(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
+def names(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> list[str] | None:
     """A comma-separated option as a list without repetitions."""
     if value is None:
         return None
     return list(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+
+
+def jobs(context: click.Context, parameter: click.Parameter, value: int) -> int:
+    """Worker processes: a number, or -1 for every core."""
+    if value == -1 or value >= 1:
+        return value
+    raise click.BadParameter(f"{value}; give -1 for every core, or 1 or more")
+
+
+def require_folder(folder: Path) -> None:
+    """Raise an :class:`InputError` where a folder to write to is a file."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError("this is a file; give a folder", folder)
 
 
 def require_properties(wanted: Iterable[str], known: Mapping[str, object], domain: str) -> None:

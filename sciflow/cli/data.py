@@ -6,21 +6,31 @@ from pathlib import Path
 
 import click
 
-from sciflow.cli.common import FILE, report_dropped
+from sciflow.cli.common import FILE, jobs, report_dropped
 
 __all__ = ["data"]
 
 
-@click.group()
-def data() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def data(context: click.Context) -> None:
     """Make data sets to train on."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @data.command()
 @click.argument("domain")
 @click.argument("file", type=FILE)
 @click.option("-o", "--out", type=FILE, required=True, help="File to write (molecules: .npz).")
-@click.option("--jobs", type=int, default=-1, show_default=True, help="Processes; -1 is every core.")
+@click.option(
+    "--jobs",
+    type=int,
+    callback=jobs,
+    default=-1,
+    show_default=True,
+    help="-1 is every core.",
+)
 @click.option("--seed", type=int, default=7, show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many records.")
 def build(domain: str, file: Path, out: Path, jobs: int, seed: int, limit: int | None) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from sciflow.cli.common import FILE, FOLDER, report_dropped
+from sciflow.cli.common import FILE, report_dropped, require_folder
 from sciflow.errors import InputError
 
 __all__ = ["evaluate"]
@@ -21,7 +21,7 @@ _DATA_ROWS = 1000
 @click.option("--thorough", is_flag=True, help="Also the slow evaluators.")
 @click.option("--data/--no-data", "with_data", default=True, show_default=True,
               help="Judge held-out real data too, where this machine has any.")  # fmt: skip
-@click.option("-o", "--out", type=FOLDER, help="Write metrics.json into this folder.")
+@click.option("-o", "--out", type=FILE, help="Write metrics.json into this folder.")
 def evaluate(domain: str, file: Path, thorough: bool, with_data: bool, out: Path | None) -> None:
     """Judge the records of FILE by the metrics of their field.
 
@@ -31,6 +31,8 @@ def evaluate(domain: str, file: Path, thorough: bool, with_data: bool, out: Path
     from sciflow.domain import get_domain
 
     adapter = get_domain(domain)
+    if out is not None:
+        require_folder(out)
     dropped: list[InputError] = []
     records = adapter.read(file, dropped)
     columns = {file.name: adapter.evaluate(records, thorough)}

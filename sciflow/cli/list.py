@@ -29,9 +29,7 @@ def list_() -> None:
         click.echo(f"{name}: {domain.summary}")
         own = {k: _headline(v) for k, v in models.items() if k.split("/")[0] == name}
         _section("models", own or {"(none bundled)": "train one: sciflow train --help"})
-        _section(
-            "properties", {k: f"{p.summary} [{p.unit}]" for k, p in domain.properties.items()}
-        )
+        _section("properties", {k: f"{p.summary} [{p.unit}]" for k, p in domain.properties.items()})
         _section("data sets", dict(domain.datasets))
 
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sciflow.cli.common import FOLDER, names, progress_bar, report_dropped, require_properties
+from sciflow.cli.common import (
+    FILE,
+    jobs,
+    names,
+    progress_bar,
+    report_dropped,
+    require_folder,
+    require_properties,
+)
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,9 +30,9 @@ __all__ = ["sample"]
 @click.option("-n", "--number", type=click.IntRange(min=1), default=16, show_default=True,
               help="How many samples.")  # fmt: skip
 @click.option("-t", "--target", "targets", multiple=True, metavar="NAME=VALUE",
-              help="Ask for a value (gap=6) or a range (dipole=2..3); repeat for several.")  # fmt: skip
+              help="A value (gap=6) or a range (dipole=2..3); repeat for several.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("-o", "--out", type=FOLDER, default="run", show_default=True, help="Output folder.")
+@click.option("-o", "--out", type=FILE, default="run", show_default=True, help="Output folder.")
 @click.option("--steps", type=click.IntRange(min=1), help="Network calls; default the model's own.")
 @click.option("--method", help="ab1, ab2, ab3, heun, ddim or ddpm; default the model's own.")
 @click.option("--grid", help="uniform-u, uniform-logsnr, karras or time; default the model's own.")
@@ -37,7 +45,7 @@ __all__ = ["sample"]
 @click.option("--first", type=click.IntRange(min=0), default=0, show_default=True,
               help="Number of the first sample, to share a large run out.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-@click.option("--jobs", type=int, default=-1, show_default=True,
+@click.option("--jobs", type=int, callback=jobs, default=-1, show_default=True,
               help="Processes of the oracle; -1 is every core.")  # fmt: skip
 @click.option("--properties", callback=names, metavar="NAMES",
               help="Let the oracle measure these too, e.g. gap,alpha.")  # fmt: skip
@@ -58,8 +66,7 @@ def sample(what: str | None, model: str | None, number: int, targets: tuple[str,
     from sciflow.model import SamplingInterrupted
     from sciflow.targets import parse_targets
 
-    if out.exists() and not out.is_dir():
-        raise InputError("this is a file; give a folder", out)
+    require_folder(out)
     wanted = parse_targets(targets)
     chosen = _sampler(steps, method, grid, settings)
     loaded = _load(what, model)

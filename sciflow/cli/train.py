@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sciflow.cli.common import FOLDER, names, require_properties
+from sciflow.cli.common import FILE, names, require_folder, require_properties
 from sciflow.errors import InputError
 
 __all__ = ["train"]
@@ -24,7 +24,7 @@ __all__ = ["train"]
               help="Samples a step, over all processes.")  # fmt: skip
 @click.option("--lr", type=float, default=1e-3, show_default=True, help="Peak learning rate.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("-o", "--out", type=FOLDER, required=True,
+@click.option("-o", "--out", type=FILE, required=True,
               help="Folder of the log, checkpoints and, at the end, model/.")  # fmt: skip
 @click.option("--resume/--no-resume", default=True, show_default=True,
               help="Go on from the last checkpoint in the folder, or refuse to.")  # fmt: skip
@@ -52,6 +52,7 @@ def train(domain: str, source: str, preset: str | None, target_properties: list[
     from sciflow.domain import get_domain
 
     adapter = get_domain(domain)
+    require_folder(out)
     conditions = target_properties or []
     require_properties(conditions, adapter.properties, domain)
     if not lr > 0:

@@ -62,8 +62,9 @@ def _head(run: Run, title: str) -> str:
         "" if per is None else f"{per:.2g} CPU seconds a valid sample",
     ))  # fmt: skip
     cells = "".join(
-        f'<div class="tile"><b>{escape(a)}</b><span>{escape(b)}</span><span>{escape(c)}</span></div>'
-        for a, b, c in tiles
+        f'<div class="tile"><b>{escape(big)}</b><span>{escape(what)}</span>'
+        f"<span>{escape(more)}</span></div>"
+        for big, what, more in tiles
     )
     lead = f"Model {run.settings.get('model') or '?'}, seed {run.settings.get('seed')}, " \
            f"written {run.settings.get('written', '')[:16].replace('T', ' ')} UTC"  # fmt: skip
@@ -99,13 +100,16 @@ def _plots(run: Run) -> str:
             figures.append((drawn, _caption(run, name, errors)))
     if not figures:
         return ""
-    body = "".join(f"<figure>{svg}<figcaption>{text}</figcaption></figure>" for svg, text in figures)
+    body = "".join(
+        f"<figure>{svg}<figcaption>{text}</figcaption></figure>" for svg, text in figures
+    )
     return f'<section><h2>Asked for, and measured</h2><div class="plots">{body}</div></section>'
 
 
 def _caption(run: Run, name: str, e: Mapping[str, Any]) -> str:
-    text = f"<b>{escape(name)}</b>: {escape(run.domain.properties[name].summary)}; {e['measured']} " \
-           f"measured, mean absolute error {e['mean_absolute_error']:.3g} {escape(_unit(run, name))}"  # fmt: skip
+    error = f"{e['mean_absolute_error']:.3g} {_unit(run, name)}"
+    about = f"{run.domain.properties[name].summary}; {e['measured']} measured"
+    text = f"<b>{escape(name)}</b>: {escape(about)}, mean absolute error {escape(error)}"
     if e.get("inside_range") is not None:
         text += f", {100 * e['inside_range']:.0f} % inside the range"
     return text
@@ -136,14 +140,16 @@ def _look(run: Run) -> str:
     stage = f'<div class="stage">{viewer}{hint}</div>' if viewer else ""
     gallery = f'<div class="gallery">{cards}</div>'
     more = len(run.records) - len(records)
-    rest = f'<p class="hint">The first {len(records)} are shown; {more} more are in the files.</p>' \
-        if more else ""  # fmt: skip
+    note = f"The first {len(records)} are shown; {more} more are in the files."
+    rest = f'<p class="hint">{note}</p>' if more else ""
     body = f'<div class="look">{stage}{gallery}</div>' if viewer else gallery
     return f"<section><h2>Samples</h2>{body}{rest}</section>"
 
 
 def _numbers(run: Run, row: Mapping[str, Any]) -> dict[str, float]:
-    return {name: row[name] for name in run.domain.properties if isinstance(row.get(name), int | float)}
+    return {
+        name: row[name] for name in run.domain.properties if isinstance(row.get(name), int | float)
+    }
 
 
 def _identity(row: Mapping[str, Any]) -> str:
@@ -209,7 +215,9 @@ def _judged(run: Run) -> str:
 
 
 def _shares(numbers: Mapping[str, Any]) -> list[list[tuple[str, str]]]:
-    items = [(name.replace("_", " "), "–" if v is None else f"{v:.4g}") for name, v in numbers.items()]
+    items = [
+        (name.replace("_", " "), "–" if v is None else f"{v:.4g}") for name, v in numbers.items()
+    ]
     half = (len(items) + 1) // 2
     return [items[:half], items[half:]]
 

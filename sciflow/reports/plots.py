@@ -54,7 +54,9 @@ def histogram(values: Sequence[float], low: float, high: float, label: str) -> s
         if c
     )
     if low == high:
-        mark = f'<line class="asked" x1="{x(low):.1f}" x2="{x(low):.1f}" y1="{_TOP - 4}" y2="{y(0)}"/>'
+        mark = (
+            f'<line class="asked" x1="{x(low):.1f}" x2="{x(low):.1f}" y1="{_TOP - 4}" y2="{y(0)}"/>'
+        )
     else:
         mark = (
             f'<rect class="asked" x="{x(low):.1f}" y="{_TOP}" width="{x(high) - x(low):.1f}" '
@@ -111,7 +113,9 @@ def _x_axis(left: float, right: float, x: _scale, label: str) -> str:
         f'<text class="x" x="{x(t):.1f}" y="{base + 16}">{t:g}</text>'
         for t in ticks(left, right)
     ]
-    parts.append(f'<text class="x" x="{(_LEFT + _W - _RIGHT) / 2}" y="{_H - 5}">{escape(label)}</text>')
+    parts.append(
+        f'<text class="x" x="{(_LEFT + _W - _RIGHT) / 2}" y="{_H - 5}">{escape(label)}</text>'
+    )
     return "".join(parts)
 
 
