@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 import torch
@@ -63,7 +63,7 @@ class Schedule(ABC):
 
     def config(self) -> dict[str, Any]:
         """Plain data from which :func:`schedule_from_config` rebuilds the schedule."""
-        values = asdict(self) if hasattr(self, "__dataclass_fields__") else {}
+        values: dict[str, Any] = asdict(self) if is_dataclass(self) else {}
         return {"kind": _NAMES[type(self)], **values}
 
 

@@ -66,7 +66,8 @@ class MarkovJumps(Stepper):
             )
         rho = self.eta * min(1.0, (1 - as_) / max(at, 1e-12)) if not last else 0.0
         unmask = min(1.0, (as_ - (1 - rho) * at) / max(1 - at, 1e-12))
-        when = space.uniform(context, draws, f"{self.stream}/when", i + 1).to(p0.dtype)
+        # In float64, where it stays below 1: on the last interval every token must be unmasked.
+        when = space.uniform(context, draws, f"{self.stream}/when", i + 1)
         masked = x == self.path.classes
         seen = torch.where(when < unmask, space.sample(p0, value), x)
         again = torch.where(when < rho, torch.full_like(x, self.path.classes), x)

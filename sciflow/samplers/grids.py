@@ -28,15 +28,16 @@ def _spaced(first: Tensor, last: Tensor, n: int) -> Tensor:
     return torch.linspace(0, 1, n, dtype=torch.float64) * (last - first) + first
 
 
+def _down(first: Tensor, last: Tensor, n: int) -> Tensor:
+    """n equal intervals from ``first`` to 0, the last one longer if ``last`` is met before."""
+    return _spaced(first, torch.maximum(first / n, last), n)
+
+
 def _uniform_u(schedule: Schedule, n: int, first: Tensor, last: Tensor) -> Tensor:
     def u(a: Tensor, s: Tensor) -> Tensor:
         return s / (a + s)
 
-    # n intervals down to u = 0, of which the last is the final denoising.
-    start = u(*schedule(first))
-    targets = _spaced(start, torch.zeros_like(start), n + 1)[:-1]
-    targets = targets.clamp(min=float(u(*schedule(last))))
-    return schedule.invert(u, targets)
+    return schedule.invert(u, _down(u(*schedule(first)), u(*schedule(last)), n))
 
 
 def _uniform_logsnr(schedule: Schedule, n: int, first: Tensor, last: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ def _karras(schedule: Schedule, n: int, first: Tensor, last: Tensor) -> Tensor:
 
 
 def _time(schedule: Schedule, n: int, first: Tensor, last: Tensor) -> Tensor:
-    return _spaced(first, torch.zeros_like(first), n + 1)[:-1].clamp(min=float(last))
+    return _down(first, last, n)
 
 
 GRIDS: dict[str, Callable[[Schedule, int, Tensor, Tensor], Tensor]] = {

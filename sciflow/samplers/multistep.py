@@ -9,7 +9,9 @@ replaced by the Lagrange polynomial through its last ``order`` values,
 
     z_{n+1} = z_n + Σ_i c_i v_{n−i},     c_i = ∫ Π_{j≠i} (u − u_{n−j})/(u_{n−i} − u_{n−j}) du.
 
-The last interval (to u = 0) is one step of order 1, which is D itself. Expressed in x,
+The last interval (to u = 0) is one step of order 1, which is D itself. The first is of order 1 too,
+an error of h² v′/2 that alone would hold order 3 down to 2: the second step of orders 2 and 3 adds
+(u_1 − u_0)(v_1 − v_0)/2, the trapezoidal rule in hindsight, at no further call. Expressed in x,
 
     x_{n+1} = (κ_{n+1}/κ_n) x_n + κ_{n+1} Σ_i c_i v_{n−i},     κ = a + s.
 
@@ -68,6 +70,9 @@ class AdamsBashforth(Stepper):
             while m > 1 and min(-np.diff(u[i - m + 1 : i + 1])) <= 1e-12:
                 m -= 1
             c = lagrange_integrals(u[i - m + 1 : i + 1][::-1], u[i], u[i + 1])
+            if i == 1 and m == 2:
+                # Trapezoid in hindsight for the first step, which had one velocity only.
+                c += (u[1] - u[0]) / 2 * np.array([1.0, -1.0])
             self.weights.append([float(kappa[i + 1] * w) for w in c])
         self.order = order
         self.history: list[Tensor] = []

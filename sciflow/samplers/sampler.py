@@ -10,8 +10,8 @@ their corruption, all from the same estimate D and on one shared clock. Given el
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
@@ -42,15 +42,17 @@ class SamplerReport:
     Attributes:
         state: the clean fields.
         calls: evaluations of the denoiser.
-        broken: bool ``[B]``, samples in which a value became NaN or infinite; their fields are
-            what they were then, and must not be used.
+        broken: bool ``[B]``, samples in which a value became NaN or infinite; their fields must not
+            be used.
         where: for the first broken sample, "step …, field …, sample …, seed …"; else empty.
+        reasons: the same for every broken row of the batch.
     """
 
     state: State
     calls: int
     broken: Tensor
     where: str = ""
+    reasons: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,15 @@ class Sampler:
             raise InputError(f"unknown time grid {self.grid!r}; known: {', '.join(GRIDS)}")
         if self.steps < 1:
             raise InputError(f"a sampler needs at least 1 network call, not {self.steps}")
+        if not self.eta >= 0:
+            raise InputError(f"eta must be 0 (no fresh noise) or more, not {self.eta}")
+        if not 0 <= self.token_eta <= 1:
+            raise InputError(f"token_eta must lie between 0 and 1, not {self.token_eta}")
+        if not self.temperature > 0:
+            raise InputError(
+                f"temperature must be above 0, not {self.temperature}; a small one gives the most "
+                "probable tokens"
+            )
 
     def config(self) -> dict[str, Any]:
         """Plain data; ``Sampler(**config)`` gives it back."""
@@ -134,7 +145,11 @@ class Sampler:
             given: values of given elements, ``{field: [B, ...]}``.
             dtype: of continuous fields; default torch's.
             progress: called with (calls done, calls in all).
+
+        Raises:
+            InputError: the values of given elements and their marks in the context do not fit.
         """
+        _check_given(given or {}, context, denoiser.paths)
         dtype = dtype or torch.get_default_dtype()
         times = self.times(denoiser)
         paths = denoiser.paths
@@ -143,8 +158,7 @@ class Sampler:
         )
         state = _keep_given(state, given, paths)
         steppers = {f: self.stepper(f, p, times) for f, p in paths.items()}
-        broken = torch.zeros(len(context), dtype=torch.bool, device=state.device)
-        where = ""
+        reasons: dict[int, str] = {}
         previous: Prediction | None = None
         n = len(times) - 1
         clock = times.tolist()
@@ -156,14 +170,33 @@ class Sampler:
             )
             state = _keep_given(state, given, paths)
             previous = prediction
-            broken, where = _find_broken(state, broken, where, i, clock[i], draws)
+            _find_broken(reasons, state, prediction, paths, i, clock[i], draws)
             if progress is not None:
                 progress(i + 1, n)
         fields = {f: paths[f].space.project(state[f], context) for f in paths}
-        return SamplerReport(State(fields, context), n, broken, where)
+        broken = torch.zeros(len(context), dtype=torch.bool, device=state.device)
+        broken[list(reasons)] = True
+        where = next(iter(reasons.values()), "")
+        return SamplerReport(State(fields, context), n, broken, where, reasons)
 
 
-def _keep_given(state: State, given: dict[str, Tensor] | None, paths: Any) -> State:
+def _check_given(given: Mapping[str, Tensor], context: Context, paths: Mapping[str, Path]) -> None:
+    marked = {name for name, mask in context.given.items() if bool(mask.any())}
+    unknown = sorted((set(given) | marked) - set(paths))
+    if unknown:
+        raise InputError(f"elements of {unknown[0]!r} are given; fields: {', '.join(paths)}")
+    if marked - set(given):
+        raise InputError(
+            f"the values of given elements of {sorted(marked - set(given))} are missing"
+        )
+    if set(given) - set(context.given):
+        unmarked = sorted(set(given) - set(context.given))
+        raise InputError(f"context.given does not mark which elements of {unmarked} are given")
+
+
+def _keep_given(
+    state: State, given: Mapping[str, Tensor] | None, paths: Mapping[str, Path]
+) -> State:
     if not given:
         return state
     fields = dict(state.fields)
@@ -173,19 +206,28 @@ def _keep_given(state: State, given: dict[str, Tensor] | None, paths: Any) -> St
     return State(fields, state.context)
 
 
-def _find_broken(state: State, broken: Tensor, where: str, i: int, t: float,
-                 draws: Draws) -> tuple[Tensor, str]:  # fmt: skip
-    for name, x in state.fields.items():
+def _find_broken(
+    reasons: dict[int, str],
+    state: State,
+    prediction: Prediction,
+    paths: Mapping[str, Path],
+    i: int,
+    t: float,
+    draws: Draws,
+) -> None:
+    """Add to ``reasons`` the rows that are broken since this step."""
+    for name, path in paths.items():
+        # A symbol is always finite; what it was drawn from may not be.
+        x = prediction[name] if isinstance(path, CategoricalPath) else state[name]
         # A sum is not finite exactly when a term is not (or overflows, which is as bad): one pass.
-        if not x.is_floating_point() or bool(x.sum().isfinite()):
+        if bool(x.sum().isfinite()):
             continue
-        bad = ~x.flatten(1).isfinite().all(1)
-        fresh = bad & ~broken
-        if not where and bool(fresh.any()):
-            row = int(fresh.nonzero()[0])
-            where = (
-                f"step {i} (t = {t:.4g}), field {name}, sample {int(draws.samples[row])}, "
-                f"seed {draws.seed}"
+        bad = x.isnan() | x.isposinf()
+        if not isinstance(path, CategoricalPath):
+            bad = bad | x.isneginf()
+        bad = bad & path.space.expand(path.space.mask(state.context), bad)
+        for row in bad.flatten(1).any(1).nonzero().flatten().tolist():
+            number = int(draws.samples[row])
+            reasons.setdefault(
+                row, f"step {i} (t = {t:.4g}), field {name}, sample {number}, seed {draws.seed}"
             )
-        broken = broken | bad
-    return broken, where

@@ -1,4 +1,4 @@
-"""Paths: prediction types invert, corruption has the law it promises, posteriors are Bayes' rule."""
+"""Paths: prediction types invert, corruption has its law, posteriors are Bayes' rule."""
 
 from __future__ import annotations
 

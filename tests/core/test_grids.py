@@ -1,0 +1,94 @@
+"""Time grids: n calls, falling, with the ends that their documentation names."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sciflow.errors import InputError
+from sciflow.samplers import GRIDS, time_grid
+from sciflow.samplers.heun import doubled
+from sciflow.schedules import Cosine, Rectified, Schedule, SubVP, VarianceExploding, VPLinear
+
+SCHEDULES = [
+    Rectified(),
+    Rectified(3.0),
+    Rectified(0.5),
+    Cosine(),
+    VPLinear(),
+    SubVP(),
+    VarianceExploding(),
+    VarianceExploding(0.05, 5.0),
+]
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+every_grid = pytest.mark.parametrize("kind", GRIDS)
+
+
+@every_schedule
+@every_grid
+@pytest.mark.parametrize("n", [1, 2, 3, 50, 400])
+def test_falls_strictly_to_the_data(kind: str, schedule: Schedule, n: int) -> None:
+    times = time_grid(kind, schedule, n)
+    assert times.shape == (n + 1,) and times.dtype == torch.float64
+    assert bool((times.diff() < 0).all())
+    assert float(times[-1]) == 0.0 and float(times[0]) <= 1.0
+
+
+@every_schedule
+@every_grid
+def test_ends(kind: str, schedule: Schedule) -> None:
+    times = time_grid(kind, schedule, 20, logsnr_first=-6.0, logsnr_last=4.0)
+    first, last = (float(y) for y in schedule.logsnr(times[[0, -2]]))
+    noisiest = float(schedule.logsnr(torch.ones((), dtype=torch.float64)))
+    if kind in ("uniform-logsnr", "karras"):
+        assert first == pytest.approx(max(-6.0, noisiest), abs=1e-6)
+        assert last == pytest.approx(4.0, abs=1e-6)
+    else:
+        assert float(times[0]) == pytest.approx(1.0, abs=1e-12)
+        assert last <= 4.0 + 1e-9
+
+
+@every_schedule
+def test_what_is_equally_spaced(schedule: Schedule) -> None:
+    def gaps(y: torch.Tensor) -> torch.Tensor:
+        d = y.diff()
+        return (d / d.mean() - 1).abs().max()
+
+    for n in (20, 500):
+        a, s = schedule(time_grid("uniform-u", schedule, n))
+        u = s / (a + s)
+        # Many calls end at logsnr_last; few leave the last interval as long as the others.
+        assert float(gaps(u[:-1])) < 1e-6
+        assert float(u[-2]) == pytest.approx(max(float(u[0]) / n, 1 / (1 + math.exp(5))), rel=1e-6)
+        assert float(gaps(time_grid("time", schedule, n)[:-1])) < 1e-9
+        lam = schedule.logsnr(time_grid("uniform-logsnr", schedule, n)[:-1])
+        assert float(gaps(lam)) < 1e-5
+        a, s = schedule(time_grid("karras", schedule, n)[:-1])
+        assert float(gaps((s / a) ** (1 / 7))) < 1e-5
+
+
+@every_grid
+def test_a_grid_is_a_grid_of_levels(kind: str) -> None:
+    """Except "time", a grid visits the same noise levels under any schedule that reaches them."""
+    if kind == "time":
+        return
+    levels = [
+        s.logsnr(time_grid(kind, s, 12)[1:-1]) for s in (Rectified(), Cosine(), Rectified(2.0))
+    ]
+    torch.testing.assert_close(levels[1], levels[0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(levels[2], levels[0], rtol=1e-6, atol=1e-6)
+
+
+def test_doubled_visits_inner_times_twice() -> None:
+    times = torch.tensor([1.0, 0.6, 0.3, 0.0])
+    assert doubled(times).tolist() == pytest.approx([1.0, 0.6, 0.6, 0.3, 0.3, 0.0])
+    assert torch.equal(doubled(torch.tensor([1.0, 0.0])), torch.tensor([1.0, 0.0]))
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(InputError, match=r"unknown time grid 'linear'.*uniform-u"):
+        time_grid("linear", Rectified(), 10)
+    with pytest.raises(InputError, match="at least 1"):
+        time_grid("time", Rectified(), 0)
