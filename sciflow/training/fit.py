@@ -165,6 +165,7 @@ def fit(
         out / "log.csv", log_every, batch_size,
         Validation(validation, validate_every, batch_size) if validation is not None else None,
     )  # fmt: skip
+    denoiser.train()
     module = DenoisingModule(
         denoiser, objective, seed, lr, warmup, decay_start, steps, weight_decay, ema
     )

@@ -69,7 +69,7 @@ class DenoisingModule(L.LightningModule):
             {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.98))
+        return torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.98), fused=True)
 
     def on_train_start(self) -> None:
         """A resumed optimizer brings its former weight decay along; the one asked for holds."""

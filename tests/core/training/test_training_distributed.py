@@ -7,10 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from two_processes import curve
-
-from sciflow.training.checkpoints import last_checkpoint, read_checkpoint
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -29,22 +26,16 @@ def in_two_processes(out: Path, case: str) -> list[str]:
 def test_two_processes_give_the_loss_curve_of_one(tmp_path) -> None:
     curve(tmp_path / "one", devices=1)
     assert in_two_processes(tmp_path / "two", "curve") == ["main:10", "other:10"]
-    curves, weights = [], []
+    curves = []
     for folder in (tmp_path / "one", tmp_path / "two"):
         with (folder / "log.csv").open() as f:
             curves.append([{k: float(v) for k, v in r.items() if v} for r in csv.DictReader(f)])
-        last = last_checkpoint(folder / "checkpoints")
-        assert last is not None
-        weights.append(read_checkpoint(last)["state_dict"])
     one, two = curves
     assert [r["step"] for r in two] == list(range(1, 11))
     assert [r["step"] for r in two if "validation" in r] == [5, 10]
     for a, b in zip(one, two, strict=True):
         for column in a.keys() - {"seconds"}:
             assert b[column] == pytest.approx(a[column], rel=1e-5), column
-    # A softmax does not feel the keys' bias: its gradient is rounding, which Adam makes full size.
-    for name in (n for n in weights[0] if not n.endswith("qkv.bias")):
-        torch.testing.assert_close(weights[1][name], weights[0][name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

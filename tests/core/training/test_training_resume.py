@@ -141,6 +141,24 @@ def test_a_half_written_file_is_never_the_last(tmp_path) -> None:
     assert last_checkpoint(folder) == folder / "step-00000005.ckpt"
 
 
+def test_a_save_that_fails_leaves_the_one_before(tmp_path, monkeypatch) -> None:
+    real, calls = os.replace, []
+
+    def full(*paths) -> None:
+        calls.append(paths)
+        if str(paths[1]).endswith("step-00000004.ckpt"):
+            raise OSError(28, "No space left on device")
+        real(*paths)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path, steps=6, checkpoint_every=2)
+    folder = tmp_path / "checkpoints"
+    assert [p.name for p in folder.iterdir()] == ["step-00000002.ckpt"]
+    monkeypatch.undo()
+    assert run(tmp_path, steps=6).finished
+
+
 def test_a_flipped_bit_is_refused_by_name(tmp_path) -> None:
     path = run(tmp_path, steps=2).checkpoint
     content = bytearray(path.read_bytes())
