@@ -122,7 +122,10 @@ def main() -> None:
     rows = {"data": evaluate(list(test), None, identities, ("edm", "valence", "chemistry"))}
     calls = [10, 50] if arguments.quick else [10, 20, 50, 100]
     rows |= unconditional(model, n, calls, identities)
-    shown = {name: {v: row[k] for k, v in COLUMNS.items() if k in row} for name, row in rows.items()}
+    shown = {
+        name: {title: row[key] for key, title in COLUMNS.items() if key in row}
+        for name, row in rows.items()
+    }
     for name, row in rows.items():
         if "cpu_s" in row:
             shown[name] |= {"CPU s / sample": row["cpu_s"], "CPU s / valid": row["cpu_s_per_valid"]}
@@ -131,7 +134,8 @@ def main() -> None:
     goals = {}
     for name in ("gap", "dipole", "alpha"):
         values: dict[int, list[float]] = defaultdict(list)
-        for size, value in zip(train.n_atoms.tolist(), train.properties[name].tolist(), strict=True):
+        sizes, known = train.n_atoms.tolist(), train.properties[name].tolist()
+        for size, value in zip(sizes, known, strict=True):
             values[size].append(value)
         medians = {size: median(v) for size, v in values.items()}
         goals[name] = targeted(model, n_target, name, medians, arguments.jobs)

@@ -1,0 +1,1 @@
+"""Molecules: records, files, data sets, oracle, evaluators and the adapter to the core."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sciflow.domain import Domain, OracleAnswer, Progress, Property
 from sciflow.errors import InputError
@@ -38,14 +38,14 @@ class Molecules(Domain):
     name = "molecules"
     summary = "3-D molecules with bonds; targets checked by GFN2-xTB"
     default_model = "molecules/qm9-gfn2"
-    properties = {
+    properties: ClassVar[Mapping[str, Property]] = {
         "gap": Property("eV", "HOMO-LUMO gap"),
         "homo": Property("eV", "energy of the highest occupied orbital"),
         "lumo": Property("eV", "energy of the lowest empty orbital"),
         "dipole": Property("D", "dipole moment"),
         "alpha": Property("bohr^3", "isotropic polarisability"),
     }
-    datasets = {
+    datasets: ClassVar[Mapping[str, str]] = {
         "qm9-gfn2": "QM9's molecules rebuilt at GFN2-xTB (a random third of them)",
         "qm9-b3lyp-subset": "4,015 original QM9 geometries, at most 14 atoms",
         "qm9": "the original QM9, downloaded from figshare",
