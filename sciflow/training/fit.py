@@ -119,7 +119,8 @@ def fit(
         seed: of batches, noise and times.
         lr: peak learning rate, after a linear rise over ``warmup`` steps.
         decay_start: step at which it begins to fall linearly to 0 at ``steps``; 80 % by default.
-        validation: held-out samples; their loss is logged every ``validate_every`` steps.
+        validation: held-out samples; the loss of all of them is logged every ``validate_every``
+            steps (a sample costs about a third of one in training).
 
     Other arguments:
         ema: decay of the averaged weights per step.
@@ -240,7 +241,7 @@ def _resume(path: Path, entry: dict[str, Any], module: DenoisingModule, steps: i
 def _result(module: DenoisingModule, step: int, steps: int, stopped_by: str | None, folder: Path,
             log: StepLog, main: bool) -> FitResult:  # fmt: skip
     return FitResult(module.averaged_denoiser(), step, steps, stopped_by, last_checkpoint(folder),
-                     log.path, log.row, main)  # fmt: skip
+                     log.path, log.last_row(), main)  # fmt: skip
 
 
 def _strategy(

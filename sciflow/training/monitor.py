@@ -134,6 +134,12 @@ class StepLog(L.Callback):
         if step % self.every == 0 or validate or step >= trainer.max_steps:
             self._write(trainer, module, step, validate)
 
+    def last_row(self) -> dict[str, float]:
+        """The newest row, of this or an earlier session; empty if there is none."""
+        if not self.row and (rows := _rows(self.path, sys.maxsize)):
+            return {k: float(v) for k, v in rows[-1].items() if v}
+        return self.row
+
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Close the file."""
         self._close()

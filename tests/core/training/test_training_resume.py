@@ -112,6 +112,7 @@ def test_a_finished_run_is_not_repeated(tmp_path, uninterrupted) -> None:
     result = run(uninterrupted, steps=STEPS, denoiser=denoiser(seed=7))
     assert result.finished
     assert rows(uninterrupted) == before
+    assert result.row["loss"] == float(before[-1]["loss"])
     averaged = load_averaged(result.checkpoint, denoiser(seed=8)).network.state_dict()
     assert_same(dict(result.denoiser.network.state_dict()), dict(averaged))
 
