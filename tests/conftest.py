@@ -27,10 +27,13 @@ def make_tiny_model(folder: Path) -> Path:
     config["network"] |= {"dim": 32, "pair_dim": 16, "depth": 2, "heads": 4}
     config["sampler"] = {"steps": 6}
     torch.manual_seed(0)
-    model = Model(
-        domain, domain.denoiser(config), config, domain.reference(data), "# tiny\n\nRandom.\n"
-    )
-    return model.save(folder)
+    denoiser = domain.denoiser(config)
+    with torch.no_grad():
+        # Fresh networks begin with layers of zeros, which would hide what their inputs are.
+        for p in denoiser.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    card = "# tiny\n\nRandom weights.\n"
+    return Model(domain, denoiser, config, domain.reference(data), card).save(folder)
 
 
 @pytest.fixture(scope="session")
