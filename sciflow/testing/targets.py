@@ -238,7 +238,8 @@ class TokenTable(ExactDenoiser):
         for j in range(length):
             joint = joint + seen[:, j].reshape(size, *(-1 if i == j else 1 for i in range(length)))
         joint = joint.flatten(1).softmax(-1).view(size, *self.table.shape)
-        p = [joint.sum([i + 1 for i in range(length) if i != j]) for j in range(length)]
+        p = [joint.movedim(j + 1, 1).flatten(2).sum(2) if length > 1 else joint
+             for j in range(length)]  # fmt: skip
         return {self.field: torch.stack(p, 1).clamp(min=_TINY).log()}
 
     def frequencies(self, x: Tensor) -> Tensor:
