@@ -105,13 +105,17 @@ def save_run(
     if report:
         from sciflow.reports.page import page
 
-        run = Run(domain, settings, rows, plain(metrics), sound)
-        write_atomically(folder / "report.html", page(run))
+        # From the files, so that the page shows what they say and `sciflow report` gives it again.
+        write_atomically(folder / "report.html", page(load_run(folder, domain)))
     return folder
 
 
-def load_run(folder: str | Path) -> Run:
+def load_run(folder: str | Path, domain: Domain | None = None) -> Run:
     """Read back what :func:`save_run` wrote.
+
+    Args:
+        folder: of the run.
+        domain: its adapter; default the one of that name.
 
     Raises:
         InputError: not the folder of a run, or one of its files cannot be read.
@@ -124,7 +128,7 @@ def load_run(folder: str | Path) -> Run:
         metrics = json.loads((folder / "metrics.json").read_text())
         with (folder / "samples.csv").open(newline="") as f:
             rows = [{k: _cell(k, v) for k, v in row.items()} for row in csv.DictReader(f)]
-        domain = get_domain(settings["domain"])
+        domain = domain or get_domain(settings["domain"])
         main = settings["files"][0]
     except OSError as error:
         raise InputError(
