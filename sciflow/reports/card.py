@@ -36,7 +36,8 @@ def training_card(domain: Domain, config: Mapping[str, Any], denoiser: NetworkDe
         f"{training['lr']:g}, {training['precision']}, seed {training['seed']}",
     ]
     if "seconds" in row:
-        lines.append(f"* {row['seconds'] / 3600:.2f} hours of wall-clock time")
+        hours, seconds = divmod(round(row["seconds"]), 3600)
+        lines.append(f"* {hours} h {seconds // 60} min {seconds % 60} s of wall-clock time")
     lines += [f"* {name}: {value:.4g} (last row of the log)"
               for name, value in row.items() if name in ("loss", "validation")]  # fmt: skip
     lines += ["", "## Can be asked for"]

@@ -39,7 +39,8 @@ def page(run: Run) -> str:
 
 def _title(run: Run) -> str:
     n = run.metrics["samples"]["requested"]
-    asked = [f"{k} = {v} {_unit(run, k)}" for k, v in run.settings.get("targets", {}).items()]
+    asked = [f"{k} {_in_words(_target(k, v), _unit(run, k))}"
+             for k, v in run.settings.get("targets", {}).items()]  # fmt: skip
     what = run.domain.name if n != 1 else run.domain.name.removesuffix("s")
     return f"{n} {what} asked for " + " and ".join(asked) if asked else f"{n} {what}"
 
@@ -53,7 +54,11 @@ def _head(run: Run, title: str) -> str:
             tiles.append(("–", f"{name}: nothing measured", ""))
             continue
         base = e["same_size_training_samples_error"]
-        beside = "" if base is None else f"{base:.3g} for training data of the same sizes"
+        beside = (
+            ""
+            if base is None
+            else f"{base:.3g} {_unit(run, name)} for training data of the same sizes"
+        )
         what = f"mean |{name} − asked|, by the oracle"
         tiles.append((f"{error:.3g} {_unit(run, name)}", what, beside))
     per = cost["cpu_seconds_per_valid"]
@@ -120,6 +125,18 @@ def _target(name: str, text: str | None) -> Target | None:
         return None
     (value,) = parse_targets([f"{name}={text}"]).values()
     return value if isinstance(value, Target) else None
+
+
+def _in_words(target: Target | None, unit: str) -> str:
+    if target is None or math.inf == target.high == -target.low:
+        return "as in the training data"
+    if target.is_point:
+        return f"= {target.low:g} {unit}"
+    if math.inf in (target.high, -target.low):
+        return (
+            f"≥ {target.low:g} {unit}" if target.high == math.inf else f"≤ {target.high:g} {unit}"
+        )
+    return f"{target.low:g} to {target.high:g} {unit}"
 
 
 def _look(run: Run) -> str:

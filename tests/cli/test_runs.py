@@ -211,7 +211,7 @@ def test_the_page_is_whole_and_asks_the_network_for_nothing(
     for call in ("@import", "url(", "fetch(", "XMLHttpRequest", "WebSocket", "import("):
         assert call not in text
     assert set(re.findall(r"https?://[^\"'\s<]+", text)) <= {"http://www.w3.org/2000/svg"}
-    assert "10 molecules asked for gap = 4 eV and dipole = 0.5..2 D" in text
+    assert "10 molecules asked for gap = 4 eV and dipole 0.5 to 2 D" in text
     assert "8 of 10" in text and "not finite: step 7" in text and text.count('class="card"') == 8
     assert text.count('<svg class="plot"') == 3  # A point, and a range twice.
 
