@@ -1,8 +1,8 @@
 """One diffusion and flow-matching core for molecules, proteins, trajectories, series and fields.
 
-    import sciflow
-    model = sciflow.load("molecules/qm9-gfn2")
-    model.sample(100, target={"gap": 6.0}, seed=0).save("run/")
+import sciflow
+model = sciflow.load("molecules/qm9-gfn2")
+model.sample(100, target={"gap": 6.0}, seed=0).save("run/")
 """
 
 from __future__ import annotations

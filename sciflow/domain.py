@@ -104,9 +104,21 @@ class Domain(ABC):
 
     @abstractmethod
     def prepare(
-        self, dataset: Any, preset: str, conditions: Sequence[str]
+        self,
+        dataset: Any,
+        preset: str,
+        conditions: Sequence[str],
+        like: Mapping[str, Any] | None = None,
     ) -> tuple[dict[str, Any], PreparedData, PreparedData]:
-        """(configuration of a new model, training tensors, validation tensors)."""
+        """(configuration of a new model, training tensors, validation tensors).
+
+        Args:
+            dataset: what :meth:`dataset` gave.
+            preset: of the network.
+            conditions: properties that the model shall be able to be asked for.
+            like: the configuration of a model to go on from, instead of preset and conditions: its
+                vocabulary, scale and statistics are kept, so that its weights fit.
+        """
 
     @abstractmethod
     def denoiser(self, config: Mapping[str, Any]) -> NetworkDenoiser:

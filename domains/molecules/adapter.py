@@ -90,20 +90,30 @@ class Molecules(Domain):
                 for row, text, reason in result.failures]  # fmt: skip
 
     def prepare(
-        self, dataset: Any, preset: str, conditions: Sequence[str]
+        self,
+        dataset: Any,
+        preset: str,
+        conditions: Sequence[str],
+        like: Mapping[str, Any] | None = None,
     ) -> tuple[dict[str, Any], PreparedData, PreparedData]:
         from domains.molecules.encoding import Encoding
         from domains.molecules.networks import PRESETS
         from domains.molecules.table import split
         from sciflow.training.prepared import statistics
 
+        parts = split(dataset)
+        train, held_out = dataset.subset(parts["train"]), dataset.subset(parts["valid"])
+        if like is not None:
+            encoding = Encoding.from_config(like["encoding"])
+            data, valid = (
+                encoding.prepare(part.with_missing(like["conditions"]), list(like["conditions"]))
+                for part in (train, held_out)
+            )
+            return {**like, "dataset": dataset.name}, data, valid
         if preset not in PRESETS:
             raise InputError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
-        parts = split(dataset)
-        train = dataset.subset(parts["train"])
         encoding = Encoding.of(train)
-        data = encoding.prepare(train, conditions)
-        valid = encoding.prepare(dataset.subset(parts["valid"]), conditions)
+        data, valid = (encoding.prepare(part, conditions) for part in (train, held_out))
         config = {
             "domain": self.name,
             "dataset": dataset.name,
@@ -227,8 +237,7 @@ class Molecules(Domain):
         from domains.molecules.evaluators import is_valid
 
         return [
-            {"smiles": is_valid(m).smiles, "formula": m.formula, "atoms": len(m)}
-            for m in records
+            {"smiles": is_valid(m).smiles, "formula": m.formula, "atoms": len(m)} for m in records
         ]
 
     def oracle(

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,11 @@ class MoleculeTable:
             values,
             self.smiles[index] if self.smiles is not None else "",
         )
+
+    def with_missing(self, names: Iterable[str]) -> MoleculeTable:
+        """The same molecules; properties of ``names`` that are not there become all missing."""
+        absent = {k: np.full(len(self), np.nan) for k in names if k not in self.properties}
+        return replace(self, properties={**self.properties, **absent})
 
     def subset(self, indices: ArrayLike) -> MoleculeTable:
         """The rows ``indices`` (integers or a mask), in that order, padded as before."""

@@ -17,6 +17,8 @@ __all__ = ["train"]
 @click.option("--data", "source", required=True, metavar="NAME|FILE",
               help="A data set (see: sciflow list) or a file of the field.")  # fmt: skip
 @click.option("--preset", help="Network preset; default the domain's first.")
+@click.option("--start-from", "origin", metavar="MODEL",
+              help="Go on from a trained model (fine-tuning): its weights and its properties.")  # fmt: skip
 @click.option("--target-properties", callback=names, metavar="NAMES",
               help="What the model can later be asked for, e.g. gap,dipole.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), default=20_000, show_default=True)
@@ -36,8 +38,8 @@ __all__ = ["train"]
               show_default=True)  # fmt: skip
 @click.option("--checkpoint-every", type=click.IntRange(min=1), default=500, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Of torch, on the CPU, a process.")
-def train(domain: str, source: str, preset: str | None, target_properties: list[str] | None,
-          steps: int, batch_size: int, lr: float, seed: int, out: Path, resume: bool, devices: str,
+def train(domain: str, source: str, preset: str | None, origin: str | None,
+          target_properties: list[str] | None, steps: int, batch_size: int, lr: float, seed: int, out: Path, resume: bool, devices: str,
           num_nodes: int, strategy: str, accelerator: str, precision: str, checkpoint_every: int,
           threads: int | None) -> None:  # fmt: skip
     """Train a model of DOMAIN; the same command again goes on from its last checkpoint.
@@ -60,16 +62,24 @@ def train(domain: str, source: str, preset: str | None, target_properties: list[
 
     import torch
 
-    from sciflow.model import Model
+    from sciflow.model import Model, load
     from sciflow.reports.card import training_card
     from sciflow.training.fit import fit
 
     dataset = adapter.dataset(source)
+    if origin is not None and (target_properties or preset):
+        raise InputError("--start-from keeps the model's own network and properties; give neither "
+                         "--preset nor --target-properties with it")  # fmt: skip
     preset = preset or adapter.presets()[0]
-    config, data, validation = adapter.prepare(dataset, preset, conditions)
+    begin = None if origin is None else load(origin)
+    like = None if begin is None else begin.config
+    config, data, validation = adapter.prepare(dataset, preset, conditions, like)
     torch.manual_seed(seed)
+    denoiser = adapter.denoiser(config)
+    if begin is not None:
+        denoiser.load_state_dict(begin.denoiser.state_dict())
     result = fit(
-        adapter.denoiser(config), adapter.objective(config), data, out,
+        denoiser, adapter.objective(config), data, out,
         steps=steps, batch_size=batch_size, seed=seed, lr=lr, precision=precision,  # type: ignore[arg-type]
         accelerator=accelerator, devices=_devices(devices), num_nodes=num_nodes, strategy=strategy,
         checkpoint_every=checkpoint_every, resume=resume, threads=threads,
@@ -79,7 +89,8 @@ def train(domain: str, source: str, preset: str | None, target_properties: list[
         return
     training = {
         "data": source, "samples": len(data), "held_out_for_validation": len(validation),
-        "preset": preset, "steps": result.step, "steps_planned": steps, "batch_size": batch_size,
+        "preset": preset if origin is None else f"that of {origin}, started from its weights",
+        "steps": result.step, "steps_planned": steps, "batch_size": batch_size,
         "lr": lr, "seed": seed, "precision": precision,
         "last_log_row": {name: float(value) for name, value in result.row.items()},
     }  # fmt: skip

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from domains.molecules.adapter import Molecules
 from domains.molecules.io import read_molecules, write_sdf
+from sciflow.checkpoints import load_checkpoint
 from sciflow.cli import cli
 
 ETHANOL_LIKE = ("CCO", "C", "CO")
@@ -211,6 +212,23 @@ def test_data_build_and_train_and_sample(tmp_path: Path) -> None:
                   "-o", tmp_path / "s")  # fmt: skip
     assert sampled.exit_code in (0, 1), sampled.output
     assert len(rows_of(tmp_path / "s" / "samples.csv")) == 2
+
+
+def test_training_goes_on_from_a_model(tmp_path: Path, tiny_model_folder: Path, sdf: Path) -> None:
+    """Fine-tuning keeps network, vocabulary and properties; a step of rate ~0 keeps the weights."""
+    tuned = run("train", "molecules", "--data", sdf, "--start-from", tiny_model_folder,
+                "--steps", 1, "--lr", 1e-12, "--batch-size", 4, "--out", tmp_path / "t",
+                "--accelerator", "cpu", "--threads", 1)  # fmt: skip
+    assert tuned.exit_code == 0, tuned.output
+    before, after = (load_checkpoint(f) for f in (tiny_model_folder, tmp_path / "t" / "model"))
+    for key in ("encoding", "conditions", "network", "paths"):
+        assert after.config[key] == before.config[key]
+    old, new = before.part("network"), after.part("network")
+    assert set(old) == set(new)
+    assert max(float((old[k] - new[k]).abs().max()) for k in old) < 1e-6
+    both = run("train", "molecules", "--data", sdf, "--start-from", tiny_model_folder,
+               "--preset", "small", "--out", tmp_path / "u")  # fmt: skip
+    assert both.exit_code == 2 and "keeps the model's own network" in both.stderr
 
 
 ERRORS: list[tuple[str, str]] = [
