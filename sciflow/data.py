@@ -16,5 +16,5 @@ def shared_data() -> Path | None:
 
 
 def cache_folder() -> Path:
-    """Where downloads and built data sets are kept: ``$SCIFLOW_CACHE``, else ``~/.cache/sciflow``."""
+    """Folder of downloads and prepared data: ``$SCIFLOW_CACHE``, else ``~/.cache/sciflow``."""
     return Path(os.environ.get("SCIFLOW_CACHE", Path.home() / ".cache" / "sciflow"))

@@ -196,7 +196,7 @@ class Domain(ABC):
         """Metrics of a set of records, in the field's own terms."""
 
     def held_out(self, n: int) -> list[Any]:
-        """At most ``n`` real records no bundled model was trained on; empty where there are none."""
+        """At most ``n`` real records that no bundled model was trained on; empty if none."""
         return []
 
     @abstractmethod

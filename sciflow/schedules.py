@@ -53,7 +53,7 @@ class Schedule(ABC):
             return _slope(a, t), _slope(s, t)
 
     def invert(self, f: Callable[[Tensor, Tensor], Tensor], target: Tensor) -> Tensor:
-        """Times at which the rising function ``f(a, s)`` takes the values ``target`` (bisection)."""
+        """Times at which the rising ``f(a, s)`` takes the values ``target``, by bisection."""
         low, high = torch.zeros_like(target), torch.ones_like(target)
         for _ in range(60):
             middle = (low + high) / 2

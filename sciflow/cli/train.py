@@ -18,7 +18,7 @@ __all__ = ["train"]
               help="A data set (see: sciflow list) or a file of the field.")  # fmt: skip
 @click.option("--preset", help="Network preset; default the domain's first.")
 @click.option("--start-from", "origin", metavar="MODEL",
-              help="Go on from a trained model (fine-tuning): its weights and its properties.")  # fmt: skip
+              help="Fine-tune a trained model: go on from its weights, with its properties.")  # fmt: skip
 @click.option("--target-properties", callback=names, metavar="NAMES",
               help="What the model can later be asked for, e.g. gap,dipole.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), default=20_000, show_default=True)
@@ -39,9 +39,9 @@ __all__ = ["train"]
 @click.option("--checkpoint-every", type=click.IntRange(min=1), default=500, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Of torch, on the CPU, a process.")
 def train(domain: str, source: str, preset: str | None, origin: str | None,
-          target_properties: list[str] | None, steps: int, batch_size: int, lr: float, seed: int, out: Path, resume: bool, devices: str,
-          num_nodes: int, strategy: str, accelerator: str, precision: str, checkpoint_every: int,
-          threads: int | None) -> None:  # fmt: skip
+          target_properties: list[str] | None, steps: int, batch_size: int, lr: float, seed: int,
+          out: Path, resume: bool, devices: str, num_nodes: int, strategy: str, accelerator: str,
+          precision: str, checkpoint_every: int, threads: int | None) -> None:  # fmt: skip
     """Train a model of DOMAIN; the same command again goes on from its last checkpoint.
 
     \b
