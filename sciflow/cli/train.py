@@ -18,7 +18,7 @@ __all__ = ["train"]
               help="A data set (see: sciflow list) or a file of the field.")  # fmt: skip
 @click.option("--preset", help="Network preset; default the domain's first.")
 @click.option("--start-from", "origin", metavar="MODEL",
-              help="Fine-tune a trained model: go on from its weights, with its properties.")  # fmt: skip
+              help="Fine-tune a trained model: its weights and properties.")  # fmt: skip
 @click.option("--target-properties", callback=names, metavar="NAMES",
               help="What the model can later be asked for, e.g. gap,dipole.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), default=20_000, show_default=True)
