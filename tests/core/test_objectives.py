@@ -132,7 +132,7 @@ def test_the_optimum_is_the_exact_denoiser() -> None:
     """For x_0 ~ N(0, 1) D = a x/(a² + s²), which is F = 0 in EDM's preconditioning."""
     state, draws = batch(4000, 1)
     objective = DenoisingObjective()
-    loss = {w: float(objective(denoiser(w), state, draws, 0).fields["x"].mean())
+    loss = {w: float(objective(denoiser(w), state, draws, 0).fields["x"].mean().detach())
             for w in (-0.05, 0.0, 0.05)}  # fmt: skip
     assert loss[0.0] < min(loss[-0.05], loss[0.05])
     assert loss[0.0] == pytest.approx(1.0, abs=0.05)  # Var F: the error of the best estimate.
