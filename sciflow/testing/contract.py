@@ -43,6 +43,7 @@ from sciflow.testing.probes import (
     assert_same,
     corrupted,
     denoise,
+    denoise_twice,
     double,
     element_axes,
     even,
@@ -241,29 +242,29 @@ class DomainContract:
 
     def test_padding_changes_nothing(self, model: Model, noisy: State) -> None:
         """Neither of an estimate nor of a sample."""
-        longer = padded(model, noisy, 3)
-        assert_same(
-            model, noisy, denoise(model, noisy), denoise(model, longer), PRECISION[torch.float64]
-        )
-        context, draws = noisy.context, Draws(2, torch.arange(noisy.batch_size))
+        longer, precision = padded(model, noisy, 3), PRECISION[torch.float64]
+        for estimate in (denoise, denoise_twice):
+            assert_same(model, noisy, estimate(model, longer), estimate(model, noisy), precision)
+        draws, denoiser = Draws(2, torch.arange(noisy.batch_size)), double(model)
         for sampler in SAMPLERS:
-            a = sampler(double(model), context, draws, dtype=torch.float64)
-            b = sampler(double(model), longer.context, draws, dtype=torch.float64)
-            assert_same(model, a.state, a.state.fields, b.state.fields, PRECISION[torch.float64])
+            a, b = (sampler(denoiser, s.context, draws, dtype=torch.float64).state
+                    for s in (noisy, longer))  # fmt: skip
+            assert_same(model, a, b, a, precision)
 
     def test_companions_change_nothing(self, model: Model, noisy: State) -> None:
         """Row i of a batch is what it would be alone."""
-        whole, draws = denoise(model, noisy), Draws(2, torch.arange(noisy.batch_size))
-        sampler = SAMPLERS[0]
-        samples = sampler(double(model), noisy.context, draws, dtype=torch.float64).state
+        draws, denoiser = Draws(2, torch.arange(noisy.batch_size)), double(model)
+        precision, sampler = PRECISION[torch.float64], SAMPLERS[0]
+        whole = [estimate(model, noisy) for estimate in (denoise, denoise_twice)]
+        whole.append(sampler(denoiser, noisy.context, draws, dtype=torch.float64).state.fields)
         for i in range(noisy.batch_size):
             row = slice(i, i + 1)
             part = noisy.index(row)
-            assert_same(model, part, denoise(model, part), {f: whole[f][row] for f in noisy},
-                     PRECISION[torch.float64])  # fmt: skip
-            alone = sampler(double(model), part.context, draws.rows(row), dtype=torch.float64).state
-            assert_same(model, alone, alone.fields, {f: samples[f][row] for f in samples},
-                     PRECISION[torch.float64])  # fmt: skip
+            alone = [estimate(model, part) for estimate in (denoise, denoise_twice)]
+            sample = sampler(denoiser, part.context, draws.rows(row), dtype=torch.float64).state
+            for found, expected in zip([*alone, sample.fields], whole, strict=True):
+                of_row = {f: x[row] for f, x in expected.items()}
+                assert_same(model, part, found, of_row, precision)
 
     def test_an_empty_batch(self, model: Model, noisy: State) -> None:
         """Is an empty batch."""
@@ -321,8 +322,8 @@ class DomainContract:
             end = sampler(denoiser, state.context, draws, dtype=dtype).state
             after = sampler(denoiser, state.context, moved_draws, dtype=dtype).state
             for f in state:
-                assert_close(after[f], move.field(f, end[f], axes[f], self.vectors), PRECISION[dtype],
-                       f"{symmetry} of sampled {f}")  # fmt: skip
+                expected = move.field(f, end[f], axes[f], self.vectors)
+                assert_close(after[f], expected, PRECISION[dtype], f"{symmetry} of sampled {f}")
 
     def test_translation(self, model: Model, noisy: State) -> None:
         """A shifted state has the same estimate, up to the shift that its space takes away."""

@@ -25,6 +25,7 @@ __all__ = [
     "assert_same",
     "corrupted",
     "denoise",
+    "denoise_twice",
     "double",
     "element_axes",
     "even",
@@ -140,6 +141,11 @@ def denoise(
     denoiser = double(model) if floating == torch.float64 else model.denoiser
     with torch.no_grad():
         return denoiser(state, 0.5 if t is None else t, previous).clean
+
+
+def denoise_twice(model: Model, state: State) -> dict[str, Tensor]:
+    """The estimate with a first one as feedback, for denoisers that are self-conditioned."""
+    return denoise(model, state, previous=Prediction(denoise(model, state)))
 
 
 def corrupted(model: Model, clean: State) -> State:
