@@ -126,7 +126,7 @@ class NetworkDenoiser(Denoiser):
                 for name, path in self.paths.items()
             }  # fmt: skip
         outputs = self.network(inputs, levels, state.context, feedback)
-        # Under bf16 autocast a network answers in bf16; losses and steps are taken in full precision.
+        # Under bf16 autocast a network answers in bf16; losses and steps are in full precision.
         return Prediction({
             name: path.clean(outputs[name].to(dtype), state[name], times[name], state.context)
             for name, path in self.paths.items()
