@@ -97,7 +97,7 @@ def to_level(n: int, twice: bool = False) -> Tensor:
 
 @pytest.fixture(scope="module")
 def fine() -> Tensor:
-    return integrate(mixture(), STEPPERS["ab3"], to_level(1024), start(32), stop=1)
+    return integrate(mixture(), STEPPERS["ab3"], to_level(600), start(32), stop=1)
 
 
 @pytest.mark.parametrize(("method", "order"), [("ab1", 1), ("ab2", 2), ("ab3", 3), ("heun", 2)])
@@ -125,13 +125,14 @@ def test_one_trajectory_for_every_schedule_and_prediction_type(method: str) -> N
     """On one grid of noise levels, z = x/(a + s) does not know what the network predicts."""
     lam = torch.linspace(-4.5, 4.5, 12, dtype=torch.float64)
     ends, z = [], start(16)
-    for schedule in SCHEDULES:
+    for i, schedule in enumerate(SCHEDULES):
         times = schedule.invert(lambda a, s: s.log() - a.log(), -lam)
         if method == "heun":
             times = torch.cat((times[:1], times[1:].repeat_interleave(2)))
         times = torch.cat((times, torch.zeros(1, dtype=torch.float64)))
         a, s = schedule(times[0])
-        for prediction in PREDICTIONS:
+        # Every type with two schedules; "one step" below takes all pairs.
+        for prediction in (PREDICTIONS[i], PREDICTIONS[(i + 2) % 6]):
             target = mixture(schedule, prediction)
             ends.append(integrate(target, STEPPERS[method], times, (a + s) * z))
     for end in ends[1:]:
@@ -167,11 +168,11 @@ def gaussian(schedule: Schedule, **path: object) -> DiagonalGaussian:
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_solvers_follow_the_flow_of_a_gaussian(schedule: Schedule) -> None:
     target = gaussian(schedule)
-    times = time_grid("uniform-logsnr", schedule, 150)
+    times = time_grid("uniform-logsnr", schedule, 80)
     x = float(sum(schedule(times[0]))) * start(8)
     exact = target.flow(x, times[0], times[-2])
     scale = float(exact.abs().max())
-    for method, error in (("ab1", 5e-2), ("ab2", 3e-3), ("ab3", 3e-4)):
+    for method, error in (("ab1", 1e-1), ("ab2", 1e-2), ("ab3", 2e-3)):
         found = integrate(target, STEPPERS[method], times, x, stop=1)
         assert float((found - exact).abs().max()) < error * scale
 
@@ -264,7 +265,7 @@ def test_one_step_is_the_estimate_from_noise(method: str) -> None:
     n, sampler = 3, Sampler(steps=1, method=method)  # type: ignore[arg-type]
     context, draws = all_real(n), Draws(0, torch.arange(n))
     for schedule in SCHEDULES:
-        for prediction in PREDICTIONS:
+        for prediction in PREDICTIONS if method == "ab2" else PREDICTIONS[-1:]:
             target = mixture(schedule, prediction)
             report = sampler(target, context, draws, dtype=torch.float64)
             x = target.path.prior(context, draws, "x/prior", torch.float64)
