@@ -70,6 +70,12 @@ class Encoding:
                 f"elements with atomic numbers {sorted(unknown)} are not in this model's alphabet "
                 f"{list(self.elements)}; remove those molecules or train a new model"
             )
+        strange = set(np.unique(table.charges[real]).tolist()) - set(self.charges)
+        if strange:
+            raise InputError(
+                f"formal charges {sorted(strange)} are not in this model's alphabet "
+                f"{sorted(self.charges)}; remove those molecules or train a new model"
+            )
         missing = [c for c in conditions if c not in table.properties]
         if missing:
             raise InputError(

@@ -86,7 +86,6 @@ def test_unknown_elements_are_refused(molecules: list[Molecule]) -> None:
         oxygenless.encode(molecules)
 
 
-@pytest.mark.xfail(strict=True, reason="Encoding.prepare maps charges it does not know to 0")
 def test_unknown_charges_are_refused(encoding: Encoding) -> None:
     dianion = Molecule(
         np.array([8, 8]), np.eye(2, 3), np.array([[0, 1], [1, 0]]), np.array([-2, 0])

@@ -89,12 +89,13 @@ def test_more_steps_go_on_exactly_before_the_decay(tmp_path) -> None:
 
 
 def test_an_interruption_says_where_and_how_to_go_on(tmp_path, capfd) -> None:
+    before = signal.getsignal(signal.SIGINT)
     result = run(tmp_path, callbacks=[Interrupt(3, signal.SIGINT)])
     told = capfd.readouterr().err
     assert "stopped after step 3 of 12 (SIGINT)" in told
     assert str(result.checkpoint) in told
     assert "same command again" in told
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_changed_learning_rate_is_allowed_and_told(tmp_path, capfd) -> None:
