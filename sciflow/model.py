@@ -180,10 +180,9 @@ class Model:
                 )  # fmt: skip
                 calls = report.calls
                 decoded = self.domain.decode(self.config, report.state.to("cpu"))
-                broken = report.broken.tolist()
-                for row, record, is_broken in zip(rows.tolist(), decoded, broken, strict=True):
-                    if is_broken:
-                        dropped[first + row] = f"not finite: {report.where}"
+                for i, (row, record) in enumerate(zip(rows.tolist(), decoded, strict=True)):
+                    if i in report.reasons:
+                        dropped[first + row] = f"not finite: {report.reasons[i]}"
                     else:
                         records[row] = record
                 done += len(rows)

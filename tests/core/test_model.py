@@ -165,11 +165,12 @@ def test_bad_arguments_say_what_is_allowed(
 
 
 class Spoilt(Denoiser):
-    """Puts a NaN into the estimate of the batch's first sample at call ``when``."""
+    """Puts a NaN into the estimate of the batch's first samples at call ``when``."""
 
-    def __init__(self, denoiser: Denoiser, when: int):
+    def __init__(self, denoiser: Denoiser, when: int, rows: int = 1):
         super().__init__()
         self.denoiser, self.paths, self.when, self.calls = denoiser, denoiser.paths, when, 0
+        self.rows = rows
 
     def forward(
         self, state: State, t: Times | float, previous: Prediction | None = None
@@ -178,8 +179,14 @@ class Spoilt(Denoiser):
         self.calls += 1
         if self.calls == self.when:
             prediction.clean["coords"] = prediction["coords"].clone()
-            prediction["coords"][0, 0, 0] = math.nan
+            prediction["coords"][: self.rows, 0, 0] = math.nan
         return prediction
+
+
+def test_each_broken_sample_is_named_by_its_own_number(model: Model) -> None:
+    spoilt = model.guided(lambda d: Spoilt(d, when=2, rows=3)).sample(6, seed=4, first=10)
+    assert len(spoilt.dropped) == 3
+    assert all(f"sample {i}, seed 4" in reason for i, reason in spoilt.dropped.items())
 
 
 def test_a_broken_sample_is_dropped_by_name_and_spoils_no_other(model: Model) -> None:
