@@ -67,6 +67,10 @@ class Schedule(ABC):
         return {"kind": _NAMES[type(self)], **values}
 
 
+def _name(f: Callable[..., object]) -> str:
+    return getattr(f, "__name__", type(f).__name__)
+
+
 def _slope(y: Tensor, t: Tensor) -> Tensor:
     # A constant (the signal of a variance-exploding schedule) has no graph.
     if not y.requires_grad:
@@ -169,6 +173,10 @@ class FreeSchedule(Schedule):
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return self.a(t), self.s(t)
+
+    def __repr__(self) -> str:
+        # Without an address: names made from it must be equal in every process.
+        return f"{type(self).__name__}({_name(self.a)}, {_name(self.s)})"
 
     def config(self) -> dict[str, Any]:
         """A schedule of free functions has no plain-data form."""
