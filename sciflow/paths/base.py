@@ -44,6 +44,21 @@ class Path(ABC):
         """A draw of x_t given x_0."""
 
     @abstractmethod
+    def renoise(self, x: Tensor, s: float, t: float, context: Context, draws: Draws, stream: str,
+                step: int = 0) -> Tensor:  # fmt: skip
+        """A draw of x_t given x_s, s < t, by the forward process; x_0 is corrupted as in training.
+
+        Args:
+            x: the field at time ``s``.
+            s: from.
+            t: to.
+            context: mask and given elements.
+            draws: random numbers of the batch.
+            stream: name of the random numbers.
+            step: number of the draw.
+        """
+
+    @abstractmethod
     def network_input(self, x_t: Tensor, t: Tensor) -> Tensor:
         """What the network sees of x_t."""
 

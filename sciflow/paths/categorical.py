@@ -94,6 +94,16 @@ class CategoricalPath(Path):
         )
         return torch.where(forget, other, x0)
 
+    def renoise(self, x: Tensor, s: float, t: float, context: Context, draws: Draws, stream: str,
+                step: int = 0) -> Tensor:  # fmt: skip
+        """Each token stays with probability α_t/α_s, and is drawn from π else."""
+        at, as_ = (float(self.keep(torch.tensor(u, dtype=torch.float64))) for u in (t, s))
+        forget = self.space.uniform(context, draws, stream, 2 * step) > at / as_
+        other = self._stationary_sample(
+            self.space.uniform(context, draws, stream, 2 * step + 1), context
+        )
+        return self.space.project(torch.where(forget, other, x), context)
+
     def network_input(self, x_t: Tensor, t: Tensor) -> Tensor:
         return x_t
 

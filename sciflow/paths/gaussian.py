@@ -89,6 +89,18 @@ class GaussianPath(Path):
             noise = equivariant_transport(x0, noise, self.space.mask(context))
         return a * x0 + s * noise
 
+    def renoise(self, x: Tensor, s: float, t: float, context: Context, draws: Draws, stream: str,
+                step: int = 0) -> Tensor:  # fmt: skip
+        """x_t = (a_t/a_s) x_s + √(s_t² − (a_t/a_s)² s_s²) z; from s = 0 on with the coupling."""
+        times = torch.tensor([s, t], dtype=torch.float64, device=x.device)
+        if s <= 0:
+            return self.corrupt(x, times[1].expand(len(x)), context, draws, stream, step)
+        signal, noise = (y.tolist() for y in self.schedule(times))
+        keep = signal[1] / signal[0]
+        fresh = math.sqrt(max(noise[1] ** 2 - (keep * noise[0]) ** 2, 0.0))
+        z = self.space.noise(context, draws, stream, step, x.dtype)
+        return torch.add(keep * x, z, alpha=fresh)
+
     def network_input(self, x_t: Tensor, t: Tensor) -> Tensor:
         """x_t / √(a²σ² + s²), of unit variance at every time."""
         a, s = self._scales(x_t, t)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sciflow.paths import GaussianPath
 from sciflow.random import Draws
+from sciflow.samplers.plan import Plan
 from sciflow.samplers.steppers import Stepper
 from sciflow.state import Context
 
@@ -24,19 +25,19 @@ class Ancestral(Stepper):
 
     Args:
         path: the field's path.
-        times: the grid, falling, its last time 0.
+        plan: the intervals.
         eta: see above.
         stream: name of the field's random numbers.
     """
 
-    def __init__(self, path: GaussianPath, times: Tensor, eta: float = 1.0, stream: str = "field"):
-        a, s = path.schedule(times.double())
-        tau = 1 - (a[:-1] * s[1:] / (a[1:] * s[:-1])) ** 2
+    def __init__(self, path: GaussianPath, plan: Plan, eta: float = 1.0, stream: str = "field"):
+        (a, s), (b, r) = path.schedule(plan.start), path.schedule(plan.end)
+        tau = 1 - (a * r / (b * s)) ** 2
         fresh = (eta * tau).clamp(0, 1)
-        old = s[1:] * (1 - fresh).sqrt() / s[:-1]
+        old = r * (1 - fresh).sqrt() / s
         self.from_x = old.tolist()
-        self.from_clean = (a[1:] - old * a[:-1]).tolist()
-        self.from_noise = (s[1:] * fresh.sqrt()).tolist()
+        self.from_clean = (b - old * a).tolist()
+        self.from_noise = (r * fresh.sqrt()).tolist()
         self.path, self.stream = path, stream
 
     def step(self, i: int, x: Tensor, clean: Tensor, context: Context, draws: Draws) -> Tensor:

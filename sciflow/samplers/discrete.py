@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sciflow.paths import CategoricalPath
 from sciflow.random import Draws
+from sciflow.samplers.plan import Plan
 from sciflow.samplers.steppers import Stepper
 from sciflow.state import Context
 
@@ -31,7 +32,7 @@ class MarkovJumps(Stepper):
 
     Args:
         path: the field's path.
-        times: the grid, falling, its last time 0.
+        plan: the intervals.
         eta: how often seen symbols are masked again, 0 to 1 (absorbing only).
         temperature: logits are divided by it before a symbol is drawn.
         greedy: end with the most probable symbols.
@@ -41,7 +42,7 @@ class MarkovJumps(Stepper):
     def __init__(
         self,
         path: CategoricalPath,
-        times: Tensor,
+        plan: Plan,
         eta: float = 0.0,
         temperature: float = 1.0,
         greedy: bool = True,
@@ -49,16 +50,19 @@ class MarkovJumps(Stepper):
     ):
         self.path, self.stream, self.eta = path, stream, eta
         self.temperature, self.greedy = temperature, greedy
-        self.alpha = path.keep(times.double()).tolist()
+        self.alpha = list(
+            zip(*(path.keep(t).tolist() for t in (plan.start, plan.end)), strict=True)
+        )
+        self.last = (plan.end <= 0).tolist()
 
     def step(self, i: int, x: Tensor, clean: Tensor, context: Context, draws: Draws) -> Tensor:
         space = self.path.space
-        last = i == len(self.alpha) - 2
+        last = self.last[i]
         if last and self.greedy:
             return space.project(clean.argmax(-1), context)
         p0 = (clean / self.temperature).softmax(-1)
         value = space.uniform(context, draws, f"{self.stream}/value", i + 1).to(p0.dtype)
-        at, as_ = self.alpha[i], self.alpha[i + 1]
+        at, as_ = self.alpha[i]
         if self.path.kind != "absorbing":
             one = torch.ones((), dtype=p0.dtype, device=p0.device)
             return space.project(

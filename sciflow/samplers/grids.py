@@ -68,6 +68,7 @@ def time_grid(
     n: int,
     logsnr_first: float = -7.0,
     logsnr_last: float = 5.0,
+    begin: float = 1.0,
 ) -> Tensor:
     """The n + 1 times of a run with n network calls, falling, float64, the last one 0.
 
@@ -77,20 +78,23 @@ def time_grid(
         n: number of network calls, at least 1.
         logsnr_first: log(a/s) at the first call, where ``kind`` cannot start at pure noise.
         logsnr_last: log(a/s) of the last call that precedes the final denoising.
+        begin: the first time; the grid is that of a run which starts there.
     """
     if kind not in GRIDS:
         raise InputError(f"unknown time grid {kind!r}; known: {', '.join(GRIDS)}")
     if n < 1:
         raise InputError(f"a sampler needs at least 1 network call, not {n}")
-    one = torch.ones((), dtype=torch.float64)
+    if not 0 < begin <= 1:
+        raise InputError(f"a grid begins at a time above 0 and at most 1, not {begin}")
+    first = torch.tensor(begin, dtype=torch.float64)
 
     def noise(a: Tensor, s: Tensor) -> Tensor:
         return s.log() - a.log()
 
     last = schedule.invert(noise, torch.tensor(-logsnr_last, dtype=torch.float64))
-    first = one
+    last = torch.minimum(last, first)
     if kind in ("uniform-logsnr", "karras"):
-        a, s = schedule(one)
+        a, s = schedule(first)
         if not bool(a > 0) or float(s / a) > torch.tensor(-logsnr_first).exp():
             first = schedule.invert(noise, torch.tensor(-logsnr_first, dtype=torch.float64))
     times = GRIDS[kind](schedule, n, first, last)

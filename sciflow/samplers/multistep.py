@@ -15,7 +15,8 @@ an error of h² v′/2 that alone would hold order 3 down to 2: the second step 
 
     x_{n+1} = (κ_{n+1}/κ_n) x_n + κ_{n+1} Σ_i c_i v_{n−i},     κ = a + s.
 
-On the given grid all coefficients are computed once, as Python floats.
+On the given plan all coefficients are computed once, as Python floats. Where the plan noises the
+state up again (a restart), the history is forgotten.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from sciflow.paths import GaussianPath
 from sciflow.random import Draws
+from sciflow.samplers.plan import Plan
 from sciflow.samplers.steppers import Stepper
 from sciflow.state import Context
 
@@ -50,30 +52,29 @@ class AdamsBashforth(Stepper):
 
     Args:
         path: the field's path.
-        times: the grid, falling, its last time 0.
+        plan: the intervals.
         order: 1, 2 or 3.
     """
 
-    def __init__(self, path: GaussianPath, times: Tensor, order: int = 2):
+    def __init__(self, path: GaussianPath, plan: Plan, order: int = 2):
         if order not in (1, 2, 3):
             raise ValueError(f"order must be 1, 2 or 3, not {order}")
-        a, s = (y.numpy() for y in path.schedule(times.double()))
-        kappa, u = a + s, s / (a + s)
-        n = len(times) - 1
-        self.path = path
-        self.noise_scale = [(1 / s[i], a[i] / s[i]) for i in range(n)]
-        self.keep = [kappa[i + 1] / kappa[i] for i in range(n)]
+        a, s = (y.numpy() for y in path.schedule(plan.start))
+        b, r = (y.numpy() for y in path.schedule(plan.end))
+        u, v, kappa = s / (a + s), r / (b + r), b + r
+        self.noise_scale = list(zip((1 / s).tolist(), (a / s).tolist(), strict=True))
+        self.keep = (kappa / (a + s)).tolist()
         self.weights: list[list[float]] = []
-        for i in range(n):
-            m = 1 if i == n - 1 else min(order, i + 1)
+        for i, age in enumerate(plan.age):
+            m = 1 if r[i] == 0 else min(order, age + 1)
             # A repeated time (a grid clamped at its end) carries no information twice.
             while m > 1 and min(-np.diff(u[i - m + 1 : i + 1])) <= 1e-12:
                 m -= 1
-            c = lagrange_integrals(u[i - m + 1 : i + 1][::-1], u[i], u[i + 1])
-            if i == 1 and m == 2:
+            c = lagrange_integrals(u[i - m + 1 : i + 1][::-1], u[i], v[i])
+            if age == 1 and m == 2:
                 # Trapezoid in hindsight for the first step, which had one velocity only.
-                c += (u[1] - u[0]) / 2 * np.array([1.0, -1.0])
-            self.weights.append([float(kappa[i + 1] * w) for w in c])
+                c += (u[i] - u[i - 1]) / 2 * np.array([1.0, -1.0])
+            self.weights.append([float(kappa[i] * w) for w in c])
         self.order = order
         self.history: list[Tensor] = []
 

@@ -1,18 +1,24 @@
 r"""The loop that every sample comes from: one denoiser call a step, one stepper a field.
 
-    for i in 0 … n − 1:
-        D = denoiser(x, t_i)
+    for interval i = (start, end) of the plan:
+        x_f = renoise_f(x_f)             for every field f, where start lies above the last end
+        D = denoiser(x, start)
         x_f = stepper_f(i, x_f, D_f)     for every field f
 
 Continuous fields take a multistep, Heun or ancestral stepper, token fields the Markov jumps of
 their corruption, all from the same estimate D and on one shared clock. Given elements never move.
+
+Restarts (Xu et al. 2023) noise the finished sample up again and denoise it anew, which mends errors
+made on the way: those of earlier steps are contracted, and the network sees what it saw in
+training. The noise of a restart is that of the path, with its coupling; here all fields restart
+together, and a restart begins from the clean sample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,18 +27,12 @@ from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.paths import CategoricalPath, GaussianPath, Path
 from sciflow.random import Draws
-from sciflow.samplers.ancestral import Ancestral
-from sciflow.samplers.discrete import MarkovJumps
 from sciflow.samplers.grids import GRIDS, time_grid
-from sciflow.samplers.heun import Heun, doubled
-from sciflow.samplers.multistep import AdamsBashforth
-from sciflow.samplers.steppers import Stepper
+from sciflow.samplers.methods import METHODS, stepper_of
+from sciflow.samplers.plan import Plan
 from sciflow.state import Context, State
 
-__all__ = ["METHODS", "Method", "Sampler", "SamplerReport"]
-
-Method = Literal["ab1", "ab2", "ab3", "heun", "ddim", "ddpm"]
-METHODS = get_args(Method)
+__all__ = ["Sampler", "SamplerReport"]
 
 
 @dataclass(frozen=True)
@@ -60,24 +60,31 @@ class Sampler:
     """How to integrate; plain data, so it can be saved with a model.
 
     Attributes:
-        steps: network calls (``heun`` uses an odd number: two a step, one for the last).
-        method: ab1, ab2, ab3 (velocity Adams–Bashforth), heun, ddim (any η) or ddpm (η = 1).
+        steps: network calls in all (methods of two calls a step use an odd number of them).
+        method: how continuous fields move, a name in :data:`~sciflow.samplers.methods.METHODS`.
         grid: uniform-u, uniform-logsnr, karras or time; set by the first continuous field.
         eta: fresh noise of ``ddim``.
         token_eta: how often absorbing tokens are masked again.
         temperature: of token draws.
         greedy: end with the most probable tokens.
         logsnr_last: log(a/s) of the last call before the final denoising.
+        restarts: how often the finished sample is noised up and denoised again.
+        restart_time: to what time of the shared clock.
+        restart_share: the part of ``steps`` that each restart takes, rounded down; where that is
+            no call at all there are no restarts.
     """
 
     steps: int = 50
-    method: Method = "ab2"
+    method: str = "ab2"
     grid: str = "uniform-u"
     eta: float = 0.0
     token_eta: float = 0.0
     temperature: float = 1.0
     greedy: bool = True
     logsnr_last: float = 5.0
+    restarts: int = 0
+    restart_time: float = 0.1
+    restart_share: float = 0.2
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -95,36 +102,41 @@ class Sampler:
                 f"temperature must be above 0, not {self.temperature}; a small one gives the most "
                 "probable tokens"
             )
+        if self.restarts < 0:
+            raise InputError(f"restarts must be 0 or more, not {self.restarts}")
+        if not 0 < self.restart_time <= 1:
+            raise InputError(f"restart_time must be above 0 and at most 1, not {self.restart_time}")
+        if not (self.restart_share >= 0 and self.restarts * self.restart_share < 1):
+            raise InputError(
+                f"{self.restarts} restarts of {self.restart_share:g} of the calls each leave "
+                "none for the first pass; ask for fewer or a smaller restart_share"
+            )
 
     def config(self) -> dict[str, Any]:
         """Plain data; ``Sampler(**config)`` gives it back."""
         return asdict(self)
 
-    def times(self, denoiser: Denoiser) -> Tensor:
-        """The grid: one entry a network call, and the final 0."""
+    def plan(self, denoiser: Denoiser, begin: float = 1.0) -> Plan:
+        """The intervals of a run, one network call each.
+
+        Args:
+            denoiser: its first continuous field sets the pace of the grid.
+            begin: the time of the shared clock to begin at.
+        """
+        again = int(self.steps * self.restart_share + 1e-9) if self.restarts else 0
+        plan = self._pass(denoiser, self.steps - self.restarts * again, begin)
+        for _ in range(self.restarts if again else 0):
+            plan = plan.then(self._pass(denoiser, again, min(self.restart_time, begin)))
+        return plan
+
+    def _pass(self, denoiser: Denoiser, calls: int, begin: float) -> Plan:
         paths = list(denoiser.paths.values())
         pace = next((p for p in paths if isinstance(p, GaussianPath)), paths[0])
         kind = self.grid if isinstance(pace, GaussianPath) else "time"
-        if self.method == "heun":
-            return doubled(time_grid(kind, pace.schedule, (self.steps + 1) // 2,
-                                     logsnr_last=self.logsnr_last))  # fmt: skip
-        return time_grid(kind, pace.schedule, self.steps, logsnr_last=self.logsnr_last)
-
-    def stepper(self, name: str, path: Path, times: Tensor) -> Stepper:
-        """The stepper of one field."""
-        if isinstance(path, CategoricalPath):
-            return MarkovJumps(
-                path, times, self.token_eta, self.temperature, self.greedy, stream=name
-            )
-        if not isinstance(path, GaussianPath):
-            raise TypeError(f"no stepper for the path of field {name!r}: {type(path).__name__}")
-        match self.method:
-            case "heun":
-                return Heun(path, times)
-            case "ddim" | "ddpm":
-                return Ancestral(path, times, 1.0 if self.method == "ddpm" else self.eta, name)
-            case _:
-                return AdamsBashforth(path, times, order=int(self.method[-1]))
+        twice = METHODS[self.method].doubled
+        steps = (calls + 1) // 2 if twice else calls
+        grid = time_grid(kind, pace.schedule, steps, logsnr_last=self.logsnr_last, begin=begin)
+        return Plan.along(grid).doubled() if twice else Plan.along(grid)
 
     @torch.no_grad()
     def __call__(
@@ -135,6 +147,8 @@ class Sampler:
         given: dict[str, Tensor] | None = None,
         dtype: torch.dtype | None = None,
         progress: Callable[[int, int], None] | None = None,
+        start: Mapping[str, Tensor] | None = None,
+        begin: float = 1.0,
     ) -> SamplerReport:
         """Sample a batch.
 
@@ -145,32 +159,40 @@ class Sampler:
             given: values of given elements, ``{field: [B, ...]}``.
             dtype: of continuous fields; default torch's.
             progress: called with (calls done, calls in all).
+            start: the fields at time ``begin``; default a draw of the prior.
+            begin: where on the shared clock to begin.
 
         Raises:
             InputError: the values of given elements and their marks in the context do not fit.
         """
         _check_given(given or {}, context, denoiser.paths)
         dtype = dtype or torch.get_default_dtype()
-        times = self.times(denoiser)
+        plan = self.plan(denoiser, begin)
         paths = denoiser.paths
-        state = State(
-            {f: p.prior(context, draws, f"{f}/prior", dtype) for f, p in paths.items()}, context
-        )
-        state = _keep_given(state, given, paths)
-        steppers = {f: self.stepper(f, p, times) for f, p in paths.items()}
+        if start is None:
+            start = {f: p.prior(context, draws, f"{f}/prior", dtype) for f, p in paths.items()}
+        state = _keep_given(State(dict(start), context), given, paths)
+        steppers = {f: stepper_of(f, p, plan, self) for f, p in paths.items()}
         reasons: dict[int, str] = {}
         previous: Prediction | None = None
-        n = len(times) - 1
-        clock = times.tolist()
-        for i in range(n):
-            prediction = denoiser(state, clock[i], previous)
+        n, last = len(plan), begin
+        for i, (t, end) in enumerate(plan):
+            if i and t > last:
+                state = State(
+                    {f: p.renoise(state[f], last, t, context, draws, f"{f}/renoise", i)
+                     for f, p in paths.items()},
+                    context,
+                )  # fmt: skip
+                state = _keep_given(state, given, paths)
+            last = end
+            prediction = denoiser(state, t, previous)
             state = State(
                 {f: steppers[f].step(i, state[f], prediction[f], context, draws) for f in paths},
                 context,
             )
             state = _keep_given(state, given, paths)
             previous = prediction
-            _find_broken(reasons, state, prediction, paths, i, clock[i], draws)
+            _find_broken(reasons, state, prediction, paths, i, t, draws)
             if progress is not None:
                 progress(i + 1, n)
         fields = {f: paths[f].space.project(state[f], context) for f in paths}

@@ -1,4 +1,4 @@
-"""The contract of a stepper: it moves one field from one time of the grid to the next."""
+"""The contract of a stepper: it moves one field over one interval of the plan after the other."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ __all__ = ["Stepper"]
 
 
 class Stepper(ABC):
-    """Moves one field along a fixed grid; made anew for every run, so it may keep a history."""
+    """Moves one field along a fixed plan; made anew for every run, so it may keep a history.
+
+    Coefficients are computed once, when it is made, as Python floats.
+    """
 
     @abstractmethod
     def step(self, i: int, x: Tensor, clean: Tensor, context: Context, draws: Draws) -> Tensor:
-        """The field at grid time i + 1.
+        """The field at the end of interval i.
 
         Args:
             i: number of the interval, from 0.
-            x: the field at grid time i.
-            clean: the clean estimate there (a mean, or logits).
+            x: the field at its start.
+            clean: the clean estimate there (a mean, a point, or logits).
             context: mask and given elements.
             draws: random numbers of the batch.
         """

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sciflow.paths import CategoricalPath
 from sciflow.random import Draws
-from sciflow.samplers import Sampler
+from sciflow.samplers import Plan, Sampler
 from sciflow.samplers.discrete import MarkovJumps
 from sciflow.schedules import Cosine, Rectified
 from sciflow.spaces import Tokens
@@ -101,7 +101,7 @@ def test_one_step_keeps_the_marginals(kind: str, eta: float) -> None:
     path, draws, context = exact.path, Draws(1, torch.arange(n)), all_real(n)
     x0 = Tokens(3).sample(p.expand(n, 1, 3), draws.uniform((1,), "data", dtype=torch.float64))
     x = path.corrupt(x0, torch.full((n,), t), context, draws, "noise")
-    stepper = MarkovJumps(path, torch.tensor([t, s, 0.0]), eta, greedy=False)
+    stepper = MarkovJumps(path, Plan.along(torch.tensor([t, s, 0.0])), eta, greedy=False)
     logits = exact(State({"token": x}, context), t)["token"]
     y = stepper.step(0, x, logits, context, draws)
     law = torch.nn.functional.pad(p * (1 - s), (0, path.symbols - 3)) + s * path.stationary
@@ -132,7 +132,7 @@ def test_a_draw_at_the_edge_is_unmasked(monkeypatch: pytest.MonkeyPatch) -> None
         Tokens, "uniform",
         lambda self, context, *_: torch.full(context.mask.shape, edge, dtype=torch.float64),
     )  # fmt: skip
-    stepper = MarkovJumps(exact.path, torch.tensor([1.0, 0.0]), greedy=False)
+    stepper = MarkovJumps(exact.path, Plan.along(torch.tensor([1.0, 0.0])), greedy=False)
     x = torch.full((1, 3), 3)
     y = stepper.step(0, x, torch.zeros(1, 3, 3, dtype=torch.float32), all_real(1, 3), Draws(0, [0]))
     assert y.tolist() == [[2, 2, 2]]
@@ -176,7 +176,7 @@ def test_pairs_stay_symmetric() -> None:
     path = CategoricalPath(Tokens(4, pairs=True), Cosine())
     context = Context(torch.arange(5) < torch.tensor([5, 3])[:, None])
     draws = Draws(0, [0, 1])
-    stepper = MarkovJumps(path, torch.tensor([1.0, 0.6, 0.3, 0.0]), 0.5, greedy=False)
+    stepper = MarkovJumps(path, Plan.along(torch.tensor([1.0, 0.6, 0.3, 0.0])), 0.5, greedy=False)
     x = path.prior(context, draws, "p", torch.float32)
     for i in range(3):
         # Logits that differ between (i, j) and (j, i), as those of a careless network might.

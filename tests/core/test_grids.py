@@ -9,7 +9,7 @@ import torch
 
 from sciflow.errors import InputError
 from sciflow.samplers import GRIDS, time_grid
-from sciflow.samplers.heun import doubled
+from sciflow.samplers.plan import Plan
 from sciflow.schedules import Cosine, Rectified, Schedule, SubVP, VarianceExploding, VPLinear
 
 SCHEDULES = [
@@ -81,14 +81,31 @@ def test_a_grid_is_a_grid_of_levels(kind: str) -> None:
     torch.testing.assert_close(levels[2], levels[0], rtol=1e-6, atol=1e-6)
 
 
-def test_doubled_visits_inner_times_twice() -> None:
-    times = torch.tensor([1.0, 0.6, 0.3, 0.0])
-    assert doubled(times).tolist() == pytest.approx([1.0, 0.6, 0.6, 0.3, 0.3, 0.0])
-    assert torch.equal(doubled(torch.tensor([1.0, 0.0])), torch.tensor([1.0, 0.0]))
+def test_doubled_plans_visit_inner_times_twice() -> None:
+    plan = Plan.along(torch.tensor([1.0, 0.6, 0.3, 0.0])).doubled()
+    assert plan.start.tolist() == pytest.approx([1.0, 0.6, 0.6, 0.3, 0.3])
+    assert plan.end.tolist() == pytest.approx([0.6, 0.6, 0.3, 0.3, 0.0])
+    assert len(Plan.along(torch.tensor([1.0, 0.0])).doubled()) == 1
+
+
+def test_a_plan_knows_where_it_starts_anew() -> None:
+    plan = Plan.along(torch.tensor([1.0, 0.5, 0.0]))
+    plan = plan.then(Plan.along(torch.tensor([0.2, 0.1, 0.05, 0.0])))
+    assert plan.age == [0, 1, 0, 1, 2]
+    assert len(plan) == 5
+
+
+@pytest.mark.parametrize("kind", GRIDS)
+def test_a_grid_may_begin_anywhere(kind: str) -> None:
+    times = time_grid(kind, Rectified(), 6, begin=0.2)
+    assert float(times[0]) == pytest.approx(0.2)
+    assert len(times) == 7 and bool((times.diff() < 0).all())
 
 
 def test_what_is_refused() -> None:
     with pytest.raises(InputError, match=r"unknown time grid 'linear'.*uniform-u"):
         time_grid("linear", Rectified(), 10)
+    with pytest.raises(InputError, match="above 0 and at most 1"):
+        time_grid("time", Rectified(), 3, begin=0.0)
     with pytest.raises(InputError, match="at least 1"):
         time_grid("time", Rectified(), 0)

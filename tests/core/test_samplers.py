@@ -14,11 +14,10 @@ from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.random import Draws
-from sciflow.samplers import GRIDS, Sampler, time_grid
+from sciflow.samplers import GRIDS, METHODS, Plan, Sampler, time_grid
 from sciflow.samplers.ancestral import Ancestral
 from sciflow.samplers.heun import Heun
 from sciflow.samplers.multistep import AdamsBashforth, lagrange_integrals
-from sciflow.samplers.sampler import METHODS
 from sciflow.samplers.steppers import Stepper
 from sciflow.schedules import Cosine, Rectified, Schedule, SubVP, VarianceExploding, VPLinear
 from sciflow.spaces import Euclidean, Tokens, ZeroCoM
@@ -28,12 +27,12 @@ from sciflow.testing.targets import DiagonalGaussian, GaussianMixture, NamedMixt
 PREDICTIONS = ["x0", "eps", "v", "score", "velocity", "edm"]
 SCHEDULES = [Rectified(), Rectified(2.0), Cosine(), VPLinear(), SubVP(), VarianceExploding()]
 every_method = pytest.mark.parametrize("method", METHODS)
-Make = Callable[[GaussianPath, Tensor], Stepper]
+Make = Callable[[GaussianPath, Plan], Stepper]
 STEPPERS: dict[str, Make] = {
-    "ab1": lambda path, times: AdamsBashforth(path, times, 1),
-    "ab2": lambda path, times: AdamsBashforth(path, times, 2),
-    "ab3": lambda path, times: AdamsBashforth(path, times, 3),
-    "ddim": lambda path, times: Ancestral(path, times, 0.0),
+    "ab1": lambda path, plan: AdamsBashforth(path, plan, 1),
+    "ab2": lambda path, plan: AdamsBashforth(path, plan, 2),
+    "ab3": lambda path, plan: AdamsBashforth(path, plan, 3),
+    "ddim": lambda path, plan: Ancestral(path, plan, 0.0),
     "heun": Heun,
 }
 
@@ -54,7 +53,7 @@ def integrate(target: GaussianMixture | DiagonalGaussian, make: Make, times: Ten
               stop: int = 0) -> Tensor:  # fmt: skip
     """Steps from ``times[0]`` to the end of the grid, or ``stop`` intervals before."""
     context, draws = all_real(*x.shape[:2]), Draws(0, torch.arange(len(x)))
-    stepper = make(target.path, times)
+    stepper = make(target.path, Plan.along(times))
     for i in range(len(times) - 1 - stop):
         clean = target(State({"x": x}, context), float(times[i]))["x"]
         x = stepper.step(i, x, clean, context, draws)
@@ -190,7 +189,7 @@ def test_ancestral_noise_has_the_posterior_moments(schedule: Schedule) -> None:
     z = draws.normal((1, 1), "x", dtype=torch.float64)
     x = a * 0.5 + (a**2 * v + s**2).sqrt() * z
     clean = target(State({"x": x}, context), float(times[0]))["x"]
-    y = Ancestral(target.path, times, 1.0, "x").step(0, x, clean, context, draws)
+    y = Ancestral(target.path, Plan.along(times), 1.0, "x").step(0, x, clean, context, draws)
     # q(x_s | x_t, x_0) of Ho et al. 2020: mean c_0 x_0 + c_t x_t, variance r² τ.
     tau = 1 - (a * r / (b * s)) ** 2
     c_t = a * r**2 / (b * s**2)
@@ -204,7 +203,7 @@ def test_ancestral_noise_has_the_posterior_moments(schedule: Schedule) -> None:
 def ancestral_variance(path: GaussianPath, times: Tensor, v: float, eta: float) -> float:
     """Of the chain on N(m, v) with its exact denoiser, which is linear: by recursion."""
     a, s = path.schedule(times)
-    stepper = Ancestral(path, times, eta)
+    stepper = Ancestral(path, Plan.along(times), eta)
     variance = float((a[0] * path.data_std) ** 2 + s[0] ** 2)
     for i in range(len(times) - 1):
         gain = float(a[i] * v / (a[i] ** 2 * v + s[i] ** 2))
@@ -221,7 +220,8 @@ def test_moments_of_ancestral_samples(schedule: Schedule, eta: float) -> None:
     x = sampler(target, all_real(n), Draws(0, torch.arange(n)), dtype=torch.float64).state["x"][
         :, 0
     ]
-    times = sampler.times(target)
+    plan = sampler.plan(target)
+    times = torch.cat((plan.start, plan.end[-1:]))
     for k, (m, v) in enumerate(zip(target.mean.tolist(), target.variance.tolist(), strict=True)):
         expected = ancestral_variance(target.path, times, v, eta)
         assert float(x[:, k].var()) == pytest.approx(expected, rel=4 * (2 / n) ** 0.5)
@@ -481,10 +481,79 @@ def test_settings_are_plain_data() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"method": "euler"}, {"grid": "linear"}, {"steps": 0}, {"eta": -0.1}, {"token_eta": 1.5},
-     {"temperature": 0.0}, {"eta": math.nan}],
+     {"temperature": 0.0}, {"eta": math.nan}, {"restarts": -1}, {"restart_time": 1.5}],
     ids=str,
 )  # fmt: skip
 def test_settings_that_are_refused(wrong: dict[str, object]) -> None:
     (value,) = wrong.values()
     with pytest.raises(InputError, match=str(value).replace(".", r"\.")):
         replace(Sampler(), **wrong)  # type: ignore[arg-type]
+
+
+def test_restarts_use_the_promised_calls_and_forget_the_history() -> None:
+    for steps in (1, 4, 9, 40):
+        target = named()
+        sampler = Sampler(steps=steps, restarts=2, restart_time=0.3, restart_share=0.2)
+        report = sampler(target, all_real(3), Draws(0, [5, 6, 7]))
+        assert report.calls == target.calls == steps
+    assert sampler.plan(target).age.count(0) == 3
+    assert float(sampler.plan(target).end[23]) == 0
+
+
+@pytest.mark.parametrize("schedule", [Rectified(), Cosine(), VarianceExploding()], ids=str)
+def test_renoising_is_the_forward_process(schedule: Schedule) -> None:
+    """x_0 → x_s → x_t has the law of x_0 → x_t, for points and for tokens."""
+    n, (s, t) = 20_000, (0.3, 0.6)
+    context, draws = all_real(n), Draws(0, torch.arange(n))
+    path = GaussianPath(Euclidean(1), schedule)
+    x0 = torch.full((n, 1, 1), 1.5, dtype=torch.float64)
+    xs = path.corrupt(x0, torch.full((n,), s, dtype=torch.float64), context, draws, "x")
+    xt = path.renoise(xs, s, t, context, draws, "y", 1)
+    a, noise = path.schedule(torch.tensor(t, dtype=torch.float64))
+    assert float(xt.mean()) == pytest.approx(float(a) * 1.5, abs=4 * float(noise) / n**0.5)
+    assert float(xt.std()) == pytest.approx(float(noise), rel=4 / (2 * n) ** 0.5)
+    for kind in ("absorbing", "uniform"):
+        tokens = CategoricalPath(Tokens(3), schedule, kind)  # type: ignore[arg-type]
+        k0 = torch.ones(n, 1, dtype=torch.int64)
+        ks = tokens.corrupt(k0, torch.full((n,), s), context, draws, "k")
+        kt = tokens.renoise(ks, s, t, context, draws, "k/again", 1)
+        alpha = float(tokens.keep(torch.tensor(t, dtype=torch.float64)))
+        stays = alpha + (1 - alpha) * float(tokens.stationary[1])
+        assert float((kt == 1).double().mean()) == pytest.approx(stays, abs=2 / n**0.5)
+
+
+def test_restarts_mend_a_denoiser_that_errs_far_from_the_data() -> None:
+    """A network that is wrong at high noise and right at low: the law of the ring comes back."""
+
+    class Early(GaussianMixture):
+        def forward(self, state: State, t: Times | float, previous: Prediction | None = None):  # type: ignore[no-untyped-def]
+            clean = super().forward(state, t, previous)["x"]
+            return Prediction({"x": clean * 1.1 if float(t) > 0.5 else clean})
+
+    def distance(target: GaussianMixture, **settings: object) -> float:
+        n = 4000
+        report = Sampler(steps=60, **settings)(  # type: ignore[arg-type]
+            target, all_real(n), Draws(0, torch.arange(n)), dtype=torch.float64
+        )
+        one = torch.ones((), dtype=torch.float64)
+        own = target.log_density(target.sample(n), one, 0 * one + 1e-9).mean()
+        return float(own - target.log_density(report.state["x"][:, 0], one, 0 * one + 1e-9).mean())
+
+    path, good = GaussianPath(Euclidean(2), Rectified(), data_std=1.5), mixture()
+    covariances = good.vectors @ torch.diag_embed(good.values) @ good.vectors.mT
+    early = Early(path, good.means, covariances, good.log_weights.exp())
+    once = distance(early)
+    again = distance(early, restarts=3, restart_time=0.45, restart_share=0.2)
+    assert again < 0.6 * once
+
+
+def test_a_run_may_begin_at_a_given_state() -> None:
+    """From x_t at time t on, the probability-flow ODE's own solution."""
+    target = gaussian(Rectified())
+    x = start(50, len(target.mean))
+    begin = 0.7
+    report = Sampler(steps=200, method="ab3")(
+        target, all_real(50), Draws(0, torch.arange(50)), start={"x": x}, begin=begin
+    )
+    exact = target.flow(x, torch.tensor(begin), torch.tensor(0.0))
+    torch.testing.assert_close(report.state["x"], exact, rtol=0, atol=1e-3)

@@ -1,0 +1,58 @@
+"""Which stepper moves a field: by the kind of its path, and by the name of the method.
+
+A new solver for continuous fields is a :class:`~sciflow.samplers.steppers.Stepper` in a file of its
+own and a line in :data:`METHODS`; a new kind of path is a branch in :func:`stepper_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sciflow.paths import CategoricalPath, GaussianPath, Path
+from sciflow.samplers.ancestral import Ancestral
+from sciflow.samplers.discrete import MarkovJumps
+from sciflow.samplers.heun import Heun
+from sciflow.samplers.multistep import AdamsBashforth
+from sciflow.samplers.plan import Plan
+from sciflow.samplers.steppers import Stepper
+
+if TYPE_CHECKING:
+    from sciflow.samplers.sampler import Sampler
+
+__all__ = ["METHODS", "Method", "stepper_of"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How continuous fields are integrated.
+
+    Attributes:
+        make: the stepper of a field from its path, the plan, the sampler's settings and the name
+            of the field (of its random numbers).
+        doubled: each step but the last takes two calls (:meth:`Plan.doubled`).
+    """
+
+    make: Callable[[GaussianPath, Plan, Sampler, str], Stepper]
+    doubled: bool = False
+
+
+METHODS: dict[str, Method] = {
+    "ab1": Method(lambda path, plan, settings, name: AdamsBashforth(path, plan, 1)),
+    "ab2": Method(lambda path, plan, settings, name: AdamsBashforth(path, plan, 2)),
+    "ab3": Method(lambda path, plan, settings, name: AdamsBashforth(path, plan, 3)),
+    "heun": Method(lambda path, plan, settings, name: Heun(path, plan), doubled=True),
+    "ddim": Method(lambda path, plan, settings, name: Ancestral(path, plan, settings.eta, name)),
+    "ddpm": Method(lambda path, plan, settings, name: Ancestral(path, plan, 1.0, name)),
+}
+
+
+def stepper_of(name: str, path: Path, plan: Plan, settings: Sampler) -> Stepper:
+    """The stepper of the field ``name``."""
+    if isinstance(path, CategoricalPath):
+        return MarkovJumps(path, plan, settings.token_eta, settings.temperature, settings.greedy,
+                           stream=name)  # fmt: skip
+    if isinstance(path, GaussianPath):
+        return METHODS[settings.method].make(path, plan, settings, name)
+    raise TypeError(f"no stepper for the path of field {name!r}: {type(path).__name__}")
