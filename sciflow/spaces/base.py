@@ -52,3 +52,15 @@ class Space(ABC):
     def color(self, gradient: Tensor, context: Context) -> Tensor:
         """The noise covariance C times a gradient; C = 1 for white noise."""
         return self.project(gradient, context)
+
+    def inner(self, x: Tensor, y: Tensor, context: Context) -> Tensor:
+        """⟨x, C⁻¹ y⟩ with the noise covariance C, over real elements: ``[B]``."""
+        return self.sum(x * y, context)
+
+    def log_det(self, x: Tensor, context: Context) -> Tensor:
+        """log det C on the space of legal values, for fields shaped as ``x``: ``[B]``."""
+        return torch.zeros(len(x), dtype=torch.float64, device=x.device)
+
+    def dimensions(self, x: Tensor, context: Context) -> Tensor:
+        """Dimension of the space of legal values of fields shaped as ``x``: int64 ``[B]``."""
+        return self.sum(torch.ones_like(x, dtype=torch.int64), context)

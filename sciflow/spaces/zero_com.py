@@ -27,9 +27,17 @@ class ZeroCoM(Euclidean):
         mask = self.expand(context.mask, x)
         n = mask.sum(1, keepdim=True).clamp(min=1)
         centred = (x - x.sum(1, keepdim=True) / n) * mask
-        given = context.given.get(self.field) if self.field else None
-        if given is None:
-            return centred
+        fixed = self._fixed(context)
         # A sample with given points keeps its frame; the others of the batch are still centred.
-        fixed = self.expand((given & context.mask).any(1), x)
-        return x.where(fixed, centred)
+        return centred if fixed is None else x.where(self.expand(fixed, x), centred)
+
+    def dimensions(self, x: Tensor, context: Context) -> Tensor:
+        """(N − 1)·dim, or N·dim where given points fix the frame."""
+        fixed = self._fixed(context)
+        lost = self.dim * context.mask.any(1).long()
+        return super().dimensions(x, context) - (lost if fixed is None else lost * ~fixed)
+
+    def _fixed(self, context: Context) -> Tensor | None:
+        """Which samples have given points, bool ``[B]``; ``None`` where nobody has."""
+        given = context.given.get(self.field) if self.field else None
+        return None if given is None else (given & context.mask).any(1)
