@@ -23,13 +23,14 @@ weight 1/c_F².
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
 from sciflow.paths.base import LEVEL_LIMIT, Path
-from sciflow.paths.couplings import Coupling, equivariant_transport
+from sciflow.paths.couplings import Coupling, coupling_from_config
 from sciflow.random import Draws
 from sciflow.schedules import Schedule
 from sciflow.spaces import Space
@@ -52,7 +53,8 @@ class GaussianPath(Path):
         schedule: a(t), s(t).
         prediction: what the network's output means; see the table above.
         data_std: σ, the standard deviation of the (scaled) data, used to scale inputs and by "edm".
-        coupling: which noise a sample meets in training; see :mod:`sciflow.paths.couplings`.
+        coupling: which noise a sample meets in training, by name, as plain data with its settings
+            or as an object; see :mod:`sciflow.paths.couplings`.
     """
 
     def __init__(
@@ -61,16 +63,14 @@ class GaussianPath(Path):
         schedule: Schedule,
         prediction: PredictionType = "edm",
         data_std: float = 1.0,
-        coupling: Coupling = "independent",
+        coupling: Coupling | str | Mapping[str, Any] = "independent",
     ):
         super().__init__(space, schedule)
         if prediction not in get_args(PredictionType):
             known = ", ".join(get_args(PredictionType))
             raise ValueError(f"unknown prediction type {prediction!r}; known: {known}")
-        if coupling not in get_args(Coupling):
-            known = ", ".join(get_args(Coupling))
-            raise ValueError(f"unknown coupling {coupling!r}; known: {known}")
-        self.prediction, self.data_std, self.coupling = prediction, data_std, coupling
+        self.prediction, self.data_std = prediction, data_std
+        self.coupling = coupling_from_config(coupling)
 
     def with_schedule(self, schedule: Schedule) -> Self:
         return type(self)(self.space, schedule, self.prediction, self.data_std, self.coupling)
@@ -83,17 +83,31 @@ class GaussianPath(Path):
 
     def corrupt(self, x0: Tensor, t: Tensor, context: Context, draws: Draws, stream: str,
                 step: int = 0) -> Tensor:  # fmt: skip
+        return self.mix(x0, self.noise(x0, context, draws, stream, step), t)
+
+    def noise(self, x0: Tensor, context: Context, draws: Draws, stream: str,
+              step: int = 0) -> Tensor:  # fmt: skip
+        """The ε that :meth:`corrupt` mixes into ``x0``, by the coupling."""
+
+        def draw(k: int) -> Tensor:
+            name = f"{stream}/candidate{k}" if k else stream
+            return self.space.noise(context, draws, name, step, x0.dtype)
+
+        return self.coupling(x0, draw, self.space, context)
+
+    def mix(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """a x_0 + s ε."""
         a, s = self._scales(x0, t)
-        noise = self.space.noise(context, draws, stream, step, x0.dtype)
-        if self.coupling == "equivariant-ot":
-            noise = equivariant_transport(x0, noise, self.space.mask(context))
         return a * x0 + s * noise
 
     def renoise(self, x: Tensor, s: float, t: float, context: Context, draws: Draws, stream: str,
                 step: int = 0) -> Tensor:  # fmt: skip
-        """x_t = (a_t/a_s) x_s + √(s_t² − (a_t/a_s)² s_s²) z; from s = 0 on with the coupling."""
+        """x_t = (a_t/a_s) x_s + √(s_t² − (a_t/a_s)² s_s²) z; from s = 0 on with the coupling.
+
+        A coupling across the batch is left out: a sample must not depend on its companions.
+        """
         times = torch.tensor([s, t], dtype=torch.float64, device=x.device)
-        if s <= 0:
+        if s <= 0 and not self.coupling.batched:
             return self.corrupt(x, times[1].expand(len(x)), context, draws, stream, step)
         signal, noise = (y.tolist() for y in self.schedule(times))
         keep = signal[1] / signal[0]
@@ -156,7 +170,7 @@ class GaussianPath(Path):
             "schedule": self.schedule.config(),
             "prediction": self.prediction,
             "data_std": self.data_std,
-            "coupling": self.coupling,
+            "coupling": self.coupling.config(),
         }
 
     def _scales(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
