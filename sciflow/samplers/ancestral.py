@@ -1,26 +1,52 @@
-r"""DDIM and ancestral sampling for any schedule, with one knob η.
+r"""DDIM and ancestral sampling for any schedule: a share φ of the noise is drawn anew.
 
-    x_s = a_s D + s_s √(1 − η τ) ε + s_s √(η τ) z,      τ = 1 − (a_t s_s / (a_s s_t))²,
+    x_s = a_s D + s_s √(1 − φ) ε + s_s √φ z,      ε = (x_t − a_t D)/s_t,  z fresh noise.
 
-where ε = (x_t − a_t D)/s_t and z is fresh noise of the space. η = 0 is DDIM (Song et al. 2021) and
-draws nothing; η = 1 is the ancestral (DDPM) posterior. η > 1 is cut off at ητ = 1.
+Whatever φ is, x_s has the right law where D is x_0: stochastic samplers differ in it alone.
+
+* η = 0: φ = 0, DDIM (Song et al. 2021), which draws nothing;
+* η = 1: φ = τ = 1 − (a_t s_s / (a_s s_t))², the ancestral (DDPM) posterior; in between φ = η τ, and
+  η > 1 is cut off at 1.
+
+A free diffusion coefficient (:mod:`~sciflow.samplers.interpolant_sde`) and a Langevin corrector
+(:mod:`~sciflow.samplers.predictor_corrector`) are further choices of φ.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sciflow.paths import GaussianPath
-from sciflow.random import Draws
+from sciflow.samplers.linear import LinearStepper
 from sciflow.samplers.plan import Plan
-from sciflow.samplers.steppers import Stepper
-from sciflow.state import Context
 
-__all__ = ["Ancestral"]
+__all__ = ["Ancestral", "NoiseRefresh", "ancestral_share"]
 
 
-class Ancestral(Stepper):
+def ancestral_share(path: GaussianPath, plan: Plan, eta: float) -> Tensor:
+    """φ of DDIM(η) on every interval, float64 ``[n]``."""
+    (a, s), (b, r) = path.schedule(plan.start), path.schedule(plan.end)
+    return (eta * (1 - (a * r / (b * s)) ** 2)).clamp(0, 1)
+
+
+class NoiseRefresh(LinearStepper):
+    """The step of the module's formula.
+
+    Args:
+        path: the field's path.
+        plan: the intervals.
+        share: φ of every interval, float64 ``[n]``.
+        stream: name of the field's random numbers.
+    """
+
+    def __init__(self, path: GaussianPath, plan: Plan, share: Tensor, stream: str = "field"):
+        (a, s), (b, r) = path.schedule(plan.start), path.schedule(plan.end)
+        old = r * (1 - share).sqrt() / s
+        fresh = r * share.sqrt()
+        super().__init__(path, old.tolist(), (b - old * a).tolist(), fresh.tolist(), stream=stream)
+
+
+class Ancestral(NoiseRefresh):
     """DDIM(η).
 
     Args:
@@ -31,18 +57,4 @@ class Ancestral(Stepper):
     """
 
     def __init__(self, path: GaussianPath, plan: Plan, eta: float = 1.0, stream: str = "field"):
-        (a, s), (b, r) = path.schedule(plan.start), path.schedule(plan.end)
-        tau = 1 - (a * r / (b * s)) ** 2
-        fresh = (eta * tau).clamp(0, 1)
-        old = r * (1 - fresh).sqrt() / s
-        self.from_x = old.tolist()
-        self.from_clean = (b - old * a).tolist()
-        self.from_noise = (r * fresh.sqrt()).tolist()
-        self.path, self.stream = path, stream
-
-    def step(self, i: int, x: Tensor, clean: Tensor, context: Context, draws: Draws) -> Tensor:
-        y = torch.add(x * self.from_x[i], clean, alpha=self.from_clean[i])
-        if self.from_noise[i] > 0:
-            z = self.path.space.noise(context, draws, f"{self.stream}/ancestral", i + 1, x.dtype)
-            y = y.add_(z, alpha=self.from_noise[i])
-        return y
+        super().__init__(path, plan, ancestral_share(path, plan, eta), stream)

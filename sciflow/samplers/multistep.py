@@ -1,89 +1,193 @@
-r"""Adams–Bashforth in velocity coordinates: the default for continuous fields.
+r"""Exponential multistep methods: Adams–Bashforth where the flow of a Gaussian field is simple.
 
-With z = x/(a + s) and u = s/(a + s) the probability-flow ODE of any schedule reads
+With x = a x_0 + s ε and λ = log(a/s) the probability-flow ODE has one form in several coordinates,
 
-    dz/du = v,     v = ε − D,     ε = (x − a D)/s,
+    x_end = A x_start + C ∫ e^{−k (w_end − w)} N(w) dw,
 
-so one solver serves VP, VE and rectified schedules alike. Over [u_n, u_{n+1}] the velocity is
-replaced by the Lagrange polynomial through its last ``order`` values,
+a part that is solved exactly, and a quantity N of which only its Lagrange polynomial through the
+last ``order`` values is known (Hochbruck & Ostermann 2010, *Exponential integrators*). With (a, s)
+at the start of a step, (b, r) at its end and σ the standard deviation of the data:
 
-    z_{n+1} = z_n + Σ_i c_i v_{n−i},     c_i = ∫ Π_{j≠i} (u − u_{n−j})/(u_{n−i} − u_{n−j}) du.
+========  =======================  ===========  =========  ======  ===============================
+kind      N                        w            A          C       k
+========  =======================  ===========  =========  ======  ===============================
+velocity  ε − D                    u = s/(a+s)  κ'/κ       κ'      0;  κ = a + s
+angle     (aσ ε − (s/σ) D)/κ       atan s/(aσ)  κ'/κ       κ'      0;  κ = √(a²σ² + s²)
+x0        D                        λ            (r/s) e⁻ᵠ  b(1+η)  1 + η;  φ = η (λ' − λ)
+eps       ε                        λ            b/a        −r      −1
+========  =======================  ===========  =========  ======  ===============================
 
-The last interval (to u = 0) is one step of order 1, which is D itself. The first is of order 1 too,
-an error of h² v′/2 that alone would hold order 3 down to 2: the second step of orders 2 and 3 adds
-(u_1 − u_0)(v_1 − v_0)/2, the trapezoidal rule in hindsight, at no further call. Expressed in x,
+* ``velocity`` is our default. dz/du = ε − D for z = x/(a + s): it treats VP, VE and rectified
+  schedules alike, and both ends of time are ordinary points.
+* ``angle`` has N = 0 for data N(0, σ²), which it solves exactly in one step (called REAB, rectified
+  exponential Adams–Bashforth, in azula); N is the v of Salimans & Ho (2022).
+* ``x0`` is DPM-Solver++ (Lu et al. 2022b), with η > 0 its SDE form: r √(1 − e⁻²ᵠ) z is added and A
+  shrinks; η = 1 is the reverse SDE of Song et al. (2021).
+* ``eps`` is DPM-Solver (Lu et al. 2022a) in multistep form.
 
-    x_{n+1} = (κ_{n+1}/κ_n) x_n + κ_{n+1} Σ_i c_i v_{n−i},     κ = a + s.
+``rule="exact"`` integrates the polynomial exactly. ``rule="midpoint"`` multiplies its value in the
+middle of the step by ∫ e^{…} dw, which is the published DPM-Solver++(2M): of order 2 as well. For
+order 3 the exact integral is the one that has it: with h = λ' − λ and divided differences
+D1, D2 = h² D''/2 it reads … − 2b ((e^{−h} − 1 + h)/h² − 1/2) D2, where the formula in circulation
+lacks the factor 2 and falls back to order 2.
 
-On the given plan all coefficients are computed once, as Python floats. Where the plan noises the
-state up again (a restart), the history is forgotten.
+Where few values are known the order is lower: in the first steps, after a restart (the history is
+forgotten), at repeated times, and next to a = 0, whose λ = −∞ no polynomial in λ can use (so on
+grids that start there, ``x0`` and ``eps`` of order 3 end up between 2 and 3). A first step of order 1 has an error of h² N'/2 that alone would hold order 3 down to 2: the exact rule adds
+in the second step what the line through both values would have given, at no further call. The last
+interval (to s = 0) ends in D.
 """
 
 from __future__ import annotations
 
+import math
+from typing import Literal, get_args
+
 import numpy as np
-import torch
-from torch import Tensor
 
 from sciflow.paths import GaussianPath
-from sciflow.random import Draws
+from sciflow.samplers.linear import LinearStepper
 from sciflow.samplers.plan import Plan
-from sciflow.samplers.steppers import Stepper
-from sciflow.state import Context
 
-__all__ = ["AdamsBashforth", "lagrange_integrals"]
+__all__ = ["AdamsBashforth", "ExponentialMultistep", "Kind", "lagrange_integrals", "moments"]
+
+Kind = Literal["velocity", "angle", "x0", "eps"]
 
 
-def lagrange_integrals(nodes: np.ndarray, low: float, high: float) -> np.ndarray:
-    """∫_low^high of each Lagrange basis polynomial of ``nodes`` (largest relative error 1e-12)."""
+def moments(q: float, n: int) -> np.ndarray:
+    """∫₀¹ e^{−q(1−y)} y^j dy = j! φ_{j+1}(−q) for j < n (relative error 1e-13)."""
+    if abs(q) < 1:
+        k = np.arange(24)
+        factorials = np.cumprod(np.maximum(np.arange(24.0 + n), 1))
+        return np.array([np.sum((-q) ** k * factorials[j] / factorials[j + 1 + k])
+                         for j in range(n)])  # fmt: skip
+    values = [-math.expm1(-q) / q]
+    for j in range(1, n):
+        values.append((1 - j * values[-1]) / q)
+    return np.array(values)
+
+
+def lagrange_integrals(nodes: np.ndarray, low: float, high: float, rate: float = 0.0) -> np.ndarray:
+    """∫_low^high e^{−rate (high − w)} L_i(w) dw for the Lagrange basis of ``nodes``."""
     width = high - low
     weights = np.empty(len(nodes))
+    powers = moments(rate * width, len(nodes))
     for i, node in enumerate(nodes):
-        # In the scaled variable (u − low)/width the polynomial's coefficients stay of order one.
+        # In the scaled variable (w − low)/width the polynomial's coefficients stay of order one.
         roots = (np.delete(nodes, i) - low) / width
         basis = np.poly1d(roots, r=True) / np.prod((node - low) / width - roots)
-        integral = basis.integ()
-        weights[i] = (integral(1.0) - integral(0.0)) * width
+        weights[i] = np.dot(basis.coeffs[::-1], powers[: basis.order + 1]) * width
     return weights
 
 
-class AdamsBashforth(Stepper):
-    """Linear multistep of order 1 (Euler = DDIM), 2 or 3.
+class ExponentialMultistep(LinearStepper):
+    """Multistep of order 1, 2 or 3; order 1 is DDIM, except for ``angle``.
 
     Args:
         path: the field's path.
         plan: the intervals.
-        order: 1, 2 or 3.
+        kind: the coordinates; see the table of the module.
+        order: number of values used.
+        rule: how the polynomial is integrated; "midpoint" up to order 2.
+        eta: fresh noise, for kind "x0".
+        stream: name of the field's random numbers.
+    """
+
+    def __init__(
+        self,
+        path: GaussianPath,
+        plan: Plan,
+        kind: Kind = "velocity",
+        order: int = 2,
+        rule: Literal["exact", "midpoint"] = "exact",
+        eta: float = 0.0,
+        stream: str = "field",
+    ):
+        if kind not in get_args(Kind):
+            raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, not {kind!r}")
+        if order not in (1, 2, 3):
+            raise ValueError(f"order must be 1, 2 or 3, not {order}")
+        if rule == "midpoint" and order > 2:
+            raise ValueError("the midpoint rule is of order 2; use rule='exact' for order 3")
+        if eta != 0 and kind != "x0":
+            raise ValueError(f"eta is of kind 'x0' alone, not of {kind!r}")
+        a, s = (y.numpy() for y in path.schedule(plan.start))
+        b, r = (y.numpy() for y in path.schedule(plan.end))
+        w, end, keep, scale, rate, p, q = _coordinates(kind, a, s, b, r, path.data_std, eta)
+        ages = plan.age
+        from_x: list[float] = []
+        from_clean: list[float] = []
+        older: list[list[float]] = []
+        for i, age in enumerate(ages):
+            m = usable(w, i, min(order, age + 1)) if r[i] > 0 and end[i] != w[i] else 1
+            if m == 1 and (kind != "angle" or r[i] == 0):
+                # Order 1 is DDIM in all other coordinates, written so that a = 0 is no exception.
+                left = r[i] / s[i] * (a[i] * r[i] / (b[i] * s[i])) ** eta if r[i] > 0 else 0.0
+                from_x.append(float(left))
+                from_clean.append(float(b[i] - a[i] * left))
+                older.append([])
+                continue
+            nodes = w[i - m + 1 : i + 1][::-1]
+            if rule == "midpoint" and m == 2:
+                slope = (end[i] - w[i]) / 2 / (nodes[0] - nodes[1])
+                total = lagrange_integrals(nodes[:1], w[i], end[i], rate)[0]
+                c = scale[i] * total * np.array([1 + slope, -slope])
+            else:
+                c = scale[i] * lagrange_integrals(nodes, w[i], end[i], rate)
+            if age == 1 and m == 2 and rule == "exact" and eta == 0:
+                # What a line through both values would have given in the first step.
+                missed = lagrange_integrals(nodes, w[i - 1], w[i], rate)[0]
+                c += keep[i] * scale[i - 1] * missed * np.array([1.0, -1.0])
+            from_x.append(float(keep[i] + c[0] * p[i]))
+            from_clean.append(float(c[0] * q[i]))
+            older.append(c[1:].tolist())
+        fresh = np.zeros_like(s)
+        if eta > 0:
+            fresh = r * np.sqrt(1 - (a * r / (b * s)) ** (2 * eta))
+        super().__init__(
+            path, from_x, from_clean, fresh.tolist(), older,
+            list(zip(p.tolist(), q.tolist(), strict=True)), stream,
+        )  # fmt: skip
+
+
+class AdamsBashforth(ExponentialMultistep):
+    """Kind ``velocity``, the default for continuous fields.
+
+    Args:
+        path: the field's path.
+        plan: the intervals.
+        order: 1 (Euler = DDIM), 2 or 3.
     """
 
     def __init__(self, path: GaussianPath, plan: Plan, order: int = 2):
-        if order not in (1, 2, 3):
-            raise ValueError(f"order must be 1, 2 or 3, not {order}")
-        a, s = (y.numpy() for y in path.schedule(plan.start))
-        b, r = (y.numpy() for y in path.schedule(plan.end))
-        u, v, kappa = s / (a + s), r / (b + r), b + r
-        self.noise_scale = list(zip((1 / s).tolist(), (a / s).tolist(), strict=True))
-        self.keep = (kappa / (a + s)).tolist()
-        self.weights: list[list[float]] = []
-        for i, age in enumerate(plan.age):
-            m = 1 if r[i] == 0 else min(order, age + 1)
-            # A repeated time (a grid clamped at its end) carries no information twice.
-            while m > 1 and min(-np.diff(u[i - m + 1 : i + 1])) <= 1e-12:
-                m -= 1
-            c = lagrange_integrals(u[i - m + 1 : i + 1][::-1], u[i], v[i])
-            if age == 1 and m == 2:
-                # Trapezoid in hindsight for the first step, which had one velocity only.
-                c += (u[i] - u[i - 1]) / 2 * np.array([1.0, -1.0])
-            self.weights.append([float(kappa[i] * w) for w in c])
-        self.order = order
-        self.history: list[Tensor] = []
+        super().__init__(path, plan, "velocity", order)
 
-    def step(self, i: int, x: Tensor, clean: Tensor, context: Context, draws: Draws) -> Tensor:
-        # v = ε − D = x/s − (a/s + 1) D.
-        one_over_s, a_over_s = self.noise_scale[i]
-        v = torch.add(x * one_over_s, clean, alpha=-(a_over_s + 1))
-        self.history = [v, *self.history[: self.order - 1]]
-        x = x * self.keep[i]
-        for weight, velocity in zip(self.weights[i], self.history, strict=False):
-            x = x.add_(velocity, alpha=weight)
-        return x
+
+def usable(w: np.ndarray, i: int, most: int) -> int:
+    """How many of the values at w_i, w_{i−1}, … determine a polynomial, at most ``most``.
+
+    A repeated time (a grid clamped at its end) carries no information twice, an infinite one none.
+    """
+    for m in range(1, most):
+        if not abs(w[i - m] - w[i - m + 1]) > 1e-12 or math.isinf(w[i - m]):
+            return m
+    return most
+
+
+def _coordinates(
+    kind: Kind, a: np.ndarray, s: np.ndarray, b: np.ndarray, r: np.ndarray, std: float, eta: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float, np.ndarray, np.ndarray]:
+    """w at start and end, A, C, k and N = p x + q D; see the table of the module."""
+    with np.errstate(divide="ignore"):
+        if kind == "velocity":
+            here, there = a + s, b + r
+            return s / here, r / there, there / here, there, 0.0, 1 / s, -(a / s + 1)
+        if kind == "angle":
+            here, there = np.hypot(a * std, s), np.hypot(b * std, r)
+            w, end = np.arctan2(s, a * std), np.arctan2(r, b * std)
+            return w, end, there / here, there, 0.0, a * std / (s * here), -here / (s * std)
+        w, end = np.log(a / s), np.log(b / r)
+        if kind == "eps":
+            return w, end, b / a, -r, -1.0, 1 / s, -a / s
+        keep = r / s * (a * r / (b * s)) ** eta
+        return w, end, keep, b * (1 + eta), 1 + eta, np.zeros_like(s), np.ones_like(s)

@@ -7,7 +7,8 @@ noised up again in between, by the forward process of each field. So one loop se
 * a grid of times,                     (t_0 → t_1), (t_1 → t_2), …, (t_{n−1} → 0);
 * methods with two calls a step,       (t_0 → t_1), (t_1 → t_1), (t_1 → t_2), …;
 * churn (Karras et al. 2022),          (t̂_0 → t_1), (t̂_1 → t_2), … with t̂_i above t_i;
-* restarts (Xu et al. 2023),           … (t_i → low), then rounds of (high → …), …, (… → low).
+* restarts (Xu et al. 2023),           … (t_i → low), then rounds of (high → …), …, (… → low), and
+                                       on from low to 0.
 """
 
 from __future__ import annotations
@@ -71,3 +72,16 @@ class Plan:
     def then(self, other: Plan) -> Plan:
         """This plan, and after it the other one."""
         return Plan(torch.cat((self.start, other.start)), torch.cat((self.end, other.end)))
+
+    def restarted(self, again: Plan, rounds: int) -> Plan:
+        """The plan with ``rounds`` of ``again`` put in where it last reaches the end of ``again``.
+
+        Args:
+            again: intervals from a higher time down to one at which this plan has an end.
+            rounds: how often.
+        """
+        where = int((self.end == again.end[-1]).nonzero()[-1]) + 1
+        plan = Plan(self.start[:where], self.end[:where])
+        for _ in range(rounds):
+            plan = plan.then(again)
+        return plan.then(Plan(self.start[where:], self.end[where:]))
