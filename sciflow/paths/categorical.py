@@ -1,4 +1,4 @@
-r"""Corruption of tokens: each forgets its value at its own moment.
+r"""Corruption of tokens: each forgets its value at its own moment, or by and by.
 
     q(x_t | x_0) = α_t δ(x_t, x_0) + (1 − α_t) π(x_t),      α = a/(a + s),
 
@@ -7,7 +7,9 @@ a Markov chain with Q_{t|s} = (α_t/α_s) 1 + (1 − α_t/α_s) 1πᵀ. The stat
 
 * ``absorbing``: π = a further symbol K, "masked"; a symbol once seen is right (Sahoo et al. 2024);
 * ``uniform``: π = 1/K;
-* ``marginal``: π = the data's frequencies (Vignac et al. 2023).
+* ``marginal``: π = the data's frequencies (Vignac et al. 2023);
+* ``matrix``: any chain in detailed balance, q(x_t | x_0) = Q(α_t), see
+  :mod:`sciflow.paths.transitions`: ordered symbols move to their neighbours first.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sciflow.errors import InputError
 from sciflow.paths.base import Path
+from sciflow.paths.transitions import Forgetting, Reversible, Transitions
 from sciflow.random import Draws
 from sciflow.schedules import Schedule
 from sciflow.spaces import Tokens
@@ -27,7 +31,7 @@ from sciflow.state import Context
 
 __all__ = ["CategoricalPath", "Corruption"]
 
-Corruption = Literal["absorbing", "uniform", "marginal"]
+Corruption = Literal["absorbing", "uniform", "marginal", "matrix"]
 _SURE = 40.0
 """Logit of a symbol that is known: e⁻⁴⁰ is below the resolution of float64."""
 
@@ -40,6 +44,7 @@ class CategoricalPath(Path):
         schedule: sets the probability α = a/(a + s) that a token still has its value.
         kind: which π; see above.
         marginal: the K frequencies, for ``kind="marginal"``.
+        rates: ``[K, K]`` from row to column, for ``kind="matrix"``.
     """
 
     space: Tokens
@@ -50,6 +55,7 @@ class CategoricalPath(Path):
         schedule: Schedule,
         kind: Corruption = "absorbing",
         marginal: Sequence[float] | None = None,
+        rates: Sequence[Sequence[float]] | None = None,
     ):
         super().__init__(space, schedule)
         if kind not in get_args(Corruption):
@@ -57,16 +63,24 @@ class CategoricalPath(Path):
                 f"unknown corruption {kind!r}; known: {', '.join(get_args(Corruption))}"
             )
         k = space.classes
-        if kind == "marginal":
-            if marginal is None or len(marginal) != k:
-                raise ValueError(f"kind='marginal' needs {k} frequencies, got {marginal}")
-            pi = torch.tensor(marginal, dtype=torch.float64)
-            self.stationary = pi / pi.sum()
-        elif kind == "uniform":
-            self.stationary = torch.full((k,), 1 / k, dtype=torch.float64)
-        else:
-            self.stationary = F.one_hot(torch.tensor(k), k + 1).double()
-        self.kind, self.classes, self.marginal = kind, k, marginal
+        self.kind, self.classes, self.marginal, self.rates = kind, k, marginal, rates
+        self.transitions = self._transitions()
+        self.stationary = self.transitions.stationary
+
+    def _transitions(self) -> Transitions:
+        k = self.classes
+        if self.kind == "matrix":
+            if self.rates is None or len(self.rates) != k:
+                raise InputError(f"kind='matrix' needs rates [{k}, {k}], got {self.rates}")
+            return Reversible(self.rates)
+        if self.kind == "absorbing":
+            return Forgetting(F.one_hot(torch.tensor(k), k + 1).double())
+        if self.kind == "uniform":
+            return Forgetting(torch.full((k,), 1 / k, dtype=torch.float64))
+        if self.marginal is None or len(self.marginal) != k:
+            raise ValueError(f"kind='marginal' needs {k} frequencies, got {self.marginal}")
+        pi = torch.tensor(self.marginal, dtype=torch.float64)
+        return Forgetting(pi / pi.sum())
 
     @property
     def symbols(self) -> int:
@@ -74,10 +88,10 @@ class CategoricalPath(Path):
         return len(self.stationary)
 
     def with_schedule(self, schedule: Schedule) -> Self:
-        return type(self)(self.space, schedule, self.kind, self.marginal)
+        return type(self)(self.space, schedule, self.kind, self.marginal, self.rates)
 
     def keep(self, t: Tensor) -> Tensor:
-        """α(t), the probability that a token is still itself."""
+        """α(t), the probability that a token is still itself (what is left of it: ``matrix``)."""
         a, s = self.schedule(t)
         return a / (a + s)
 
@@ -87,22 +101,16 @@ class CategoricalPath(Path):
 
     def corrupt(self, x0: Tensor, t: Tensor, context: Context, draws: Draws, stream: str,
                 step: int = 0) -> Tensor:  # fmt: skip
-        u = self.space.uniform(context, draws, stream, 2 * step)
-        forget = u > self.keep(self.space.expand(t, x0))
-        other = self._stationary_sample(
-            self.space.uniform(context, draws, stream, 2 * step + 1), context
-        )
-        return torch.where(forget, other, x0)
+        alpha = self.keep(self.space.expand(t, x0))
+        return self._jump(x0, alpha, context, draws, stream, step)
 
     def renoise(self, x: Tensor, s: float, t: float, context: Context, draws: Draws, stream: str,
                 step: int = 0) -> Tensor:  # fmt: skip
-        """Each token stays with probability α_t/α_s, and is drawn from π else."""
+        """Q(α_t/α_s): each token stays with that probability, and is drawn from π else."""
         at, as_ = (float(self.keep(torch.tensor(u, dtype=torch.float64))) for u in (t, s))
-        forget = self.space.uniform(context, draws, stream, 2 * step) > at / as_
-        other = self._stationary_sample(
-            self.space.uniform(context, draws, stream, 2 * step + 1), context
-        )
-        return self.space.project(torch.where(forget, other, x), context)
+        ratio = torch.tensor(at / as_, dtype=torch.float64, device=x.device)
+        jumped = self._jump(x, ratio, context, draws, stream, step)
+        return self.space.project(jumped, context)
 
     def network_input(self, x_t: Tensor, t: Tensor) -> Tensor:
         return x_t
@@ -131,7 +139,19 @@ class CategoricalPath(Path):
             "pairs": self.space.pairs,
             "schedule": self.schedule.config(),
             "marginal": None if self.marginal is None else list(self.marginal),
+            **({} if self.rates is None else {"rates": [list(row) for row in self.rates]}),
         }
+
+    def likelihood(self, x_t: Tensor, alpha: Tensor, dtype: torch.dtype) -> Tensor:
+        """q(x_t | x_0) of every clean symbol x_0, ``[..., K]``.
+
+        Args:
+            x_t: ``[...]`` current symbols.
+            alpha: keep probabilities, broadcastable to ``x_t``.
+            dtype: of the answer.
+        """
+        here = F.one_hot(x_t, self.symbols).to(dtype)
+        return self.transitions.pull(here, alpha.to(dtype))[..., : self.classes]
 
     def posterior(self, p0: Tensor, x_t: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
         r"""p(x_s | x_t) = Σ_{x_0} p_0(x_0) q(x_s | x_t, x_0), for s < t; ``[..., symbols]``.
@@ -144,19 +164,44 @@ class CategoricalPath(Path):
             alpha_t: keep probabilities at t and s, broadcastable to ``x_t``.
             alpha_s: see ``alpha_t``; larger.
         """
-        pi = self.stationary.to(p0)
-        k = self.symbols
-        p0 = F.pad(p0, (0, k - self.classes))
-        at, as_ = (a.to(p0)[..., None] for a in torch.broadcast_tensors(alpha_t, alpha_s))
-        here = F.one_hot(x_t, k).to(p0)
-        pi_here = pi[x_t][..., None]
-        # 1 / q(x_t | x_0), with 0/0 = 0 where x_0 cannot have led to x_t (absorbing only).
-        evidence = at * here + (1 - at) * pi_here
-        w = torch.where(evidence > 0, p0 / evidence.clamp(min=1e-30), torch.zeros_like(p0))
-        ratio = at / as_.clamp(min=1e-30)
-        back = ratio * here + (1 - ratio) * pi_here
-        p = back * (as_ * w + (1 - as_) * pi * w.sum(-1, keepdim=True))
+        at, as_ = (a.to(p0) for a in torch.broadcast_tensors(alpha_t, alpha_s))
+        here = F.one_hot(x_t, self.symbols).to(p0)
+        back = self.transitions.pull(here, at / as_.clamp(min=1e-30))
+        p = back * self.transitions.push(self._per_evidence(p0, x_t, at), as_)
         return p / p.sum(-1, keepdim=True).clamp(min=1e-30)
+
+    def reverse_rates(self, p0: Tensor, x_t: Tensor, alpha_t: Tensor) -> Tensor:
+        r"""Rates of the reversed chain from x_t to every other symbol, per unit of α.
+
+        λ(y) = R(y → x_t)/α Σ_{x_0} p_0(x_0) q(y | x_0)/q(x_t | x_0)   (Campbell et al. 2022),
+        which diverges at pure noise, α = 0.
+
+        Args:
+            p0: see :meth:`posterior`.
+            x_t: see :meth:`posterior`.
+            alpha_t: see :meth:`posterior`; above 0.
+        """
+        at = alpha_t.to(p0)
+        inward = self.transitions.rates.T.to(p0)[x_t].scatter(-1, x_t[..., None], 0.0)
+        return inward / at[..., None] * self.transitions.push(self._per_evidence(p0, x_t, at), at)
+
+    def _per_evidence(self, p0: Tensor, x_t: Tensor, alpha: Tensor) -> Tensor:
+        """p_0(x_0)/q(x_t | x_0), with 0/0 = 0 where x_0 cannot have led to x_t; ``[..., S]``."""
+        evidence = self.likelihood(x_t, alpha, p0.dtype)
+        w = torch.where(evidence > 0, p0 / evidence.clamp(min=1e-30), torch.zeros_like(p0))
+        return F.pad(w, (0, self.symbols - self.classes))
+
+    def _jump(self, x: Tensor, alpha: Tensor, context: Context, draws: Draws, stream: str,
+              step: int) -> Tensor:  # fmt: skip
+        """A draw of Q(α) from ``x``."""
+        u = self.space.uniform(context, draws, stream, 2 * step)
+        if self.kind == "matrix":
+            here = F.one_hot(x, self.symbols).to(u.dtype)
+            return self.space.sample(self.transitions.push(here, alpha.to(u.dtype)), u)
+        other = self._stationary_sample(
+            self.space.uniform(context, draws, stream, 2 * step + 1), context
+        )
+        return torch.where(u > alpha, other, x)
 
     def _stationary_sample(self, u: Tensor, context: Context) -> Tensor:
         p = self.stationary.to(u.device).expand(*u.shape, -1)

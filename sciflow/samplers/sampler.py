@@ -8,18 +8,21 @@ r"""The loop that every sample comes from: one denoiser call a step, one stepper
 Continuous fields take a multistep, Heun or ancestral stepper, token fields the Markov jumps of
 their corruption, all from the same estimate D and on one shared clock. Given elements never move.
 
-Restarts (Xu et al. 2023) noise the finished sample up again and denoise it anew, which mends errors
-made on the way: those of earlier steps are contracted, and the network sees what it saw in
-training. The noise of a restart is that of the path, with its coupling; here all fields restart
-together, and a restart begins from the clean sample.
+Restarts (Xu et al. 2023) noise the sample up again and denoise it anew, which mends errors made on
+the way: those of earlier steps are contracted, and the network sees what it saw in training. All
+fields restart together, from ``restart_low`` up to ``restart_time``: in mid-trajectory as published,
+or (0, the default) from the clean sample, whose noise is that of the path with its coupling. Churn
+(Karras et al. 2022) is the same in small, before every step; see :mod:`~sciflow.samplers.churn`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,9 +30,13 @@ from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.paths import CategoricalPath, GaussianPath, Path
 from sciflow.random import Draws
+from sciflow.samplers.churn import churned
+from sciflow.samplers.discrete import TokenMethod
 from sciflow.samplers.grids import GRIDS, time_grid
+from sciflow.samplers.interpolant_sde import Diffusion
 from sciflow.samplers.methods import METHODS, stepper_of
 from sciflow.samplers.plan import Plan
+from sciflow.samplers.predictor_corrector import LARGEST_RATIO
 from sciflow.state import Context, State
 
 __all__ = ["Sampler", "SamplerReport"]
@@ -63,28 +70,50 @@ class Sampler:
         steps: network calls in all (methods of two calls a step use an odd number of them).
         method: how continuous fields move, a name in :data:`~sciflow.samplers.methods.METHODS`.
         grid: uniform-u, uniform-logsnr, karras or time; set by the first continuous field.
-        eta: fresh noise of ``ddim``.
+        eta: fresh noise of ``ddim``, ``dpmpp2m``, ``dpmpp3m`` and ``pc``.
+        diffusion: w(t) of ``sde``; see :mod:`sciflow.samplers.interpolant_sde`.
+        diffusion_scale: of w; 0 is the probability-flow ODE.
+        langevin_ratio: signal to noise of a Langevin step of ``pc``, 0 to √½.
         token_eta: how often absorbing tokens are masked again.
+        token_method: how tokens move; see :mod:`sciflow.samplers.discrete`.
         temperature: of token draws.
         greedy: end with the most probable tokens.
+        cache: keep the estimate while no token of the batch has changed (Sahoo et al. 2024): the
+            same samples from fewer calls. For states of absorbing tokens only, and denoisers whose
+            answer depends neither on the time nor on their last answer.
         logsnr_last: log(a/s) of the last call before the final denoising.
-        restarts: how often the finished sample is noised up and denoised again.
+        restarts: how often the sample is noised up and denoised again.
         restart_time: to what time of the shared clock.
+        restart_low: from what time on; 0 is the finished sample.
         restart_share: the part of ``steps`` that each restart takes, rounded down; where that is
             no call at all there are no restarts.
+        churn: S_churn, how much the noise is raised before the steps of a pass in all.
+        churn_min: S_tmin, the least noise level s/a that is raised.
+        churn_max: S_tmax, the largest; ``None`` is no bound.
+        churn_noise: S_noise, a factor on the noise of churn, and of restarts from above 0.
     """
 
     steps: int = 50
     method: str = "ab2"
     grid: str = "uniform-u"
     eta: float = 0.0
+    diffusion: Diffusion = "sigma"
+    diffusion_scale: float = 1.0
+    langevin_ratio: float = 0.16
     token_eta: float = 0.0
+    token_method: TokenMethod = "ancestral"
     temperature: float = 1.0
     greedy: bool = True
+    cache: bool = False
     logsnr_last: float = 5.0
     restarts: int = 0
     restart_time: float = 0.1
+    restart_low: float = 0.0
     restart_share: float = 0.2
+    churn: float = 0.0
+    churn_min: float = 0.0
+    churn_max: float | None = None
+    churn_noise: float = 1.0
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -95,8 +124,26 @@ class Sampler:
             raise InputError(f"a sampler needs at least 1 network call, not {self.steps}")
         if not self.eta >= 0:
             raise InputError(f"eta must be 0 (no fresh noise) or more, not {self.eta}")
+        if self.diffusion not in get_args(Diffusion):
+            raise InputError(
+                f"unknown diffusion {self.diffusion!r}; known: {', '.join(get_args(Diffusion))}"
+            )
+        if not self.diffusion_scale >= 0:
+            raise InputError(
+                f"diffusion_scale must be 0 (no fresh noise) or more, not {self.diffusion_scale}"
+            )
+        if not 0 <= self.langevin_ratio <= LARGEST_RATIO:
+            raise InputError(
+                "langevin_ratio must lie between 0 (no Langevin steps) and sqrt(1/2), where all "
+                f"noise is drawn anew, not {self.langevin_ratio}"
+            )
         if not 0 <= self.token_eta <= 1:
             raise InputError(f"token_eta must lie between 0 and 1, not {self.token_eta}")
+        if self.token_method not in get_args(TokenMethod):
+            raise InputError(
+                f"unknown token method {self.token_method!r}; "
+                f"known: {', '.join(get_args(TokenMethod))}"
+            )
         if not self.temperature > 0:
             raise InputError(
                 f"temperature must be above 0, not {self.temperature}; a small one gives the most "
@@ -106,11 +153,25 @@ class Sampler:
             raise InputError(f"restarts must be 0 or more, not {self.restarts}")
         if not 0 < self.restart_time <= 1:
             raise InputError(f"restart_time must be above 0 and at most 1, not {self.restart_time}")
+        if not 0 <= self.restart_low < self.restart_time:
+            raise InputError(
+                "a restart goes up: restart_low must be 0 or more and below restart_time "
+                f"({self.restart_time:g}), not {self.restart_low}"
+            )
         if not (self.restart_share >= 0 and self.restarts * self.restart_share < 1):
             raise InputError(
                 f"{self.restarts} restarts of {self.restart_share:g} of the calls each leave "
                 "none for the first pass; ask for fewer or a smaller restart_share"
             )
+        if not self.churn >= 0:
+            raise InputError(f"churn must be 0 (none) or more, not {self.churn}")
+        if not 0 <= self.churn_min < (math.inf if self.churn_max is None else self.churn_max):
+            raise InputError(
+                "churn is for noise levels from churn_min, at least 0, to a larger churn_max, not "
+                f"from {self.churn_min} to {self.churn_max}"
+            )
+        if not self.churn_noise > 0:
+            raise InputError(f"churn_noise must be above 0, not {self.churn_noise}")
 
     def config(self) -> dict[str, Any]:
         """Plain data; ``Sampler(**config)`` gives it back."""
@@ -124,19 +185,39 @@ class Sampler:
             begin: the time of the shared clock to begin at.
         """
         again = int(self.steps * self.restart_share + 1e-9) if self.restarts else 0
-        plan = self._pass(denoiser, self.steps - self.restarts * again, begin)
-        for _ in range(self.restarts if again else 0):
-            plan = plan.then(self._pass(denoiser, again, min(self.restart_time, begin)))
-        return plan
+        low, high = self.restart_low, min(self.restart_time, begin)
+        if low < high and (part := self._pass(denoiser, again, high, low)):
+            left = self.steps - self.restarts * len(part)
+            if plan := self._pass(denoiser, left, begin, through=low):
+                return plan.restarted(part, self.restarts)
+        return self._pass(denoiser, self.steps, begin)
 
-    def _pass(self, denoiser: Denoiser, calls: int, begin: float) -> Plan:
+    def _pass(
+        self, denoiser: Denoiser, calls: int, begin: float, end: float = 0.0, through: float = 0.0
+    ) -> Plan:
+        """One way down in ``calls`` calls; empty if those are too few to end or pass there."""
         paths = list(denoiser.paths.values())
         pace = next((p for p in paths if isinstance(p, GaussianPath)), paths[0])
         kind = self.grid if isinstance(pace, GaussianPath) else "time"
         twice = METHODS[self.method].doubled
-        steps = (calls + 1) // 2 if twice else calls
-        grid = time_grid(kind, pace.schedule, steps, logsnr_last=self.logsnr_last, begin=begin)
-        return Plan.along(grid).doubled() if twice else Plan.along(grid)
+        steps = (calls + (end == 0)) // 2 if twice else calls
+        if steps < 1 + (through > 0):
+            return Plan.along(torch.zeros(1))
+        if end > 0:
+            times = _down_to(end, time_grid(kind, pace.schedule, 1000, begin=begin), steps)
+        else:
+            times = time_grid(kind, pace.schedule, steps, logsnr_last=self.logsnr_last, begin=begin)
+        if through > 0:
+            times[1:-1][(times[1:-1] - through).abs().argmin()] = through
+        plan = Plan.along(times)
+        if self.churn > 0:
+            plan = churned(plan, pace.schedule, self.churn, self.churn_min, self.churn_max)
+        return plan.doubled() if twice else plan
+
+    def _renoise(self, path: Path, *arguments: Any) -> Tensor:
+        if self.churn_noise != 1 and isinstance(path, GaussianPath):
+            return path.renoise(*arguments, inflation=self.churn_noise)
+        return path.renoise(*arguments)
 
     @torch.no_grad()
     def __call__(
@@ -169,23 +250,27 @@ class Sampler:
         dtype = dtype or torch.get_default_dtype()
         plan = self.plan(denoiser, begin)
         paths = denoiser.paths
+        if self.cache:
+            _check_cache(denoiser)
         if start is None:
             start = {f: p.prior(context, draws, f"{f}/prior", dtype) for f, p in paths.items()}
         state = _keep_given(State(dict(start), context), given, paths)
         steppers = {f: stepper_of(f, p, plan, self) for f, p in paths.items()}
         reasons: dict[int, str] = {}
         previous: Prediction | None = None
-        n, last = len(plan), begin
+        n, last, calls, seen = len(plan), begin, 0, state
         for i, (t, end) in enumerate(plan):
             if i and t > last:
                 state = State(
-                    {f: p.renoise(state[f], last, t, context, draws, f"{f}/renoise", i)
+                    {f: self._renoise(p, state[f], last, t, context, draws, f"{f}/renoise", i)
                      for f, p in paths.items()},
                     context,
                 )  # fmt: skip
                 state = _keep_given(state, given, paths)
             last = end
-            prediction = denoiser(state, t, previous)
+            if previous is None or not (self.cache and _same(state, seen)):
+                prediction, calls = denoiser(state, t, previous), calls + 1
+            seen = state
             state = State(
                 {f: steppers[f].step(i, state[f], prediction[f], context, draws) for f in paths},
                 context,
@@ -199,7 +284,32 @@ class Sampler:
         broken = torch.zeros(len(context), dtype=torch.bool, device=state.device)
         broken[list(reasons)] = True
         where = next(iter(reasons.values()), "")
-        return SamplerReport(State(fields, context), n, broken, where, reasons)
+        return SamplerReport(State(fields, context), calls, broken, where, reasons)
+
+
+def _check_cache(denoiser: Denoiser) -> None:
+    for name, path in denoiser.paths.items():
+        if not (isinstance(path, CategoricalPath) and path.kind == "absorbing"):
+            raise InputError(
+                f"cache keeps estimates of absorbing tokens, and field {name!r} is something else; "
+                "set cache to False"
+            )
+    if getattr(denoiser, "self_conditioning", False):
+        raise InputError(
+            "a self-conditioned denoiser answers anew at every call; set cache to False"
+        )
+
+
+def _same(a: State, b: State) -> bool:
+    return all(torch.equal(x, b[f]) for f, x in a.items())
+
+
+def _down_to(end: float, fine: Tensor, n: int) -> Tensor:
+    """n + 1 times to ``end``, spaced as the falling grid ``fine`` is."""
+    place = np.interp(-end, -fine.numpy(), np.arange(len(fine)))
+    times = np.interp(np.linspace(0, place, n + 1), np.arange(len(fine)), fine.numpy())
+    times[-1] = end
+    return torch.from_numpy(times)
 
 
 def _check_given(given: Mapping[str, Tensor], context: Context, paths: Mapping[str, Path]) -> None:

@@ -255,7 +255,5 @@ def _per_element(y: Tensor, shape: torch.Size) -> Tensor:
 
 def _log_likelihood(path: CategoricalPath, x_t: Tensor, t: Tensor) -> Tensor:
     """log q(x_t | x_0 = k) for every k, ``[B, N, K]``."""
-    alpha = _per_element(path.keep(t), x_t.shape)[..., None]
-    here = torch.nn.functional.one_hot(x_t, path.symbols)[..., : path.classes]
-    q = alpha * here + (1 - alpha) * path.stationary[x_t][..., None]
-    return q.clamp(min=_TINY).log()
+    alpha = _per_element(path.keep(t), x_t.shape)
+    return path.likelihood(x_t, alpha, torch.float64).clamp(min=_TINY).log()
