@@ -197,7 +197,8 @@ class CategoricalPath(Path):
         u = self.space.uniform(context, draws, stream, 2 * step)
         if self.kind == "matrix":
             here = F.one_hot(x, self.symbols).to(u.dtype)
-            return self.space.sample(self.transitions.push(here, alpha.to(u.dtype)), u)
+            p = self.transitions.push(here, alpha.to(u.dtype))
+            return self.space.project(self.space.sample(p, u), context)
         other = self._stationary_sample(
             self.space.uniform(context, draws, stream, 2 * step + 1), context
         )
