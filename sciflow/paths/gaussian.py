@@ -101,10 +101,11 @@ class GaussianPath(Path):
         return a * x0 + s * noise
 
     def renoise(self, x: Tensor, s: float, t: float, context: Context, draws: Draws, stream: str,
-                step: int = 0) -> Tensor:  # fmt: skip
+                step: int = 0, inflation: float = 1.0) -> Tensor:  # fmt: skip
         """x_t = (a_t/a_s) x_s + √(s_t² − (a_t/a_s)² s_s²) z; from s = 0 on with the coupling.
 
         A coupling across the batch is left out: a sample must not depend on its companions.
+        ``inflation`` multiplies the noise where s > 0 (S_noise of Karras et al. 2022).
         """
         times = torch.tensor([s, t], dtype=torch.float64, device=x.device)
         if s <= 0 and not self.coupling.batched:
@@ -113,7 +114,7 @@ class GaussianPath(Path):
         keep = signal[1] / signal[0]
         fresh = math.sqrt(max(noise[1] ** 2 - (keep * noise[0]) ** 2, 0.0))
         z = self.space.noise(context, draws, stream, step, x.dtype)
-        return torch.add(keep * x, z, alpha=fresh)
+        return torch.add(keep * x, z, alpha=fresh * (inflation if s > 0 else 1.0))
 
     def network_input(self, x_t: Tensor, t: Tensor) -> Tensor:
         """x_t / √(a²σ² + s²), of unit variance at every time."""

@@ -1,4 +1,4 @@
-r"""A free diffusion coefficient (Albergo et al. 2023, stochastic interpolants; Ma et al. 2024, SiT).
+r"""A free diffusion coefficient: stochastic interpolants (Albergo et al. 2023; Ma et al. 2024).
 
 For any schedule and any w(t) ≥ 0 the equation, run from t = 1 (noise) to t = 0 (data),
 

@@ -33,9 +33,10 @@ lacks the factor 2 and falls back to order 2.
 
 Where few values are known the order is lower: in the first steps, after a restart (the history is
 forgotten), at repeated times, and next to a = 0, whose λ = −∞ no polynomial in λ can use (so on
-grids that start there, ``x0`` and ``eps`` of order 3 end up between 2 and 3). A first step of order 1 has an error of h² N'/2 that alone would hold order 3 down to 2: the exact rule adds
-in the second step what the line through both values would have given, at no further call. The last
-interval (to s = 0) ends in D.
+grids that start there, ``x0`` and ``eps`` of order 3 end up between 2 and 3). A first step of order
+1 has an error of h² N'/2 that alone would hold order 3 down to 2: the exact rule adds in the second
+step what the line through both values would have given, at no further call. The last interval (to
+s = 0) ends in D.
 """
 
 from __future__ import annotations
@@ -140,13 +141,14 @@ class ExponentialMultistep(LinearStepper):
                 c += keep[i] * scale[i - 1] * missed * np.array([1.0, -1.0])
             from_x.append(float(keep[i] + c[0] * p[i]))
             from_clean.append(float(c[0] * q[i]))
-            older.append(c[1:].tolist())
+            older.append((c[1:] * q[i - np.arange(1, m)]).tolist())
         fresh = np.zeros_like(s)
         if eta > 0:
             fresh = r * np.sqrt(1 - (a * r / (b * s)) ** (2 * eta))
         super().__init__(
             path, from_x, from_clean, fresh.tolist(), older,
-            list(zip(p.tolist(), q.tolist(), strict=True)), stream,
+            # Where a = 0, "eps" is of no use to later intervals.
+            np.divide(p, q, out=np.zeros_like(p), where=q != 0).tolist(), stream,
         )  # fmt: skip
 
 
