@@ -2,7 +2,11 @@
 
 from sciflow.spaces.base import Space
 from sciflow.spaces.euclidean import Euclidean
+from sciflow.spaces.kernels import Kernel
+from sciflow.spaces.random_field import RandomField
+from sciflow.spaces.so3 import SO3
 from sciflow.spaces.tokens import Tokens
+from sciflow.spaces.torus import Torus
 from sciflow.spaces.zero_com import ZeroCoM
 
-__all__ = ["Euclidean", "Space", "Tokens", "ZeroCoM"]
+__all__ = ["SO3", "Euclidean", "Kernel", "RandomField", "Space", "Tokens", "Torus", "ZeroCoM"]

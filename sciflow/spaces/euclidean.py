@@ -35,3 +35,19 @@ class Euclidean(Space):
     def project(self, x: Tensor, context: Context) -> Tensor:
         # Not a product: whatever padding holds, NaN included, is gone.
         return x.masked_fill(~self.expand(context.mask, x), 0)
+
+    def exp(self, x: Tensor, v: Tensor) -> Tensor:
+        """The point reached from ``x`` along the geodesic that starts with ``v``; flat: x + v."""
+        return x + v
+
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        """The shortest tangent vector at ``x`` with exp_x(v) = ``y``; flat: y − x."""
+        return y - x
+
+    def tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        """A gradient with respect to ``x``, or a network's output, in the coordinates of exp."""
+        return v
+
+    def transport(self, x: Tensor, v: Tensor, w: Tensor) -> Tensor:
+        """The tangent vector ``w`` at ``x``, carried in parallel to exp_x(v)."""
+        return w
