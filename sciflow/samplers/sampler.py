@@ -10,16 +10,19 @@ their corruption, all from the same estimate D and on one shared clock. Given el
 
 Restarts (Xu et al. 2023) noise the sample up again and denoise it anew, which mends errors made on
 the way: those of earlier steps are contracted, and the network sees what it saw in training. All
-fields restart together, from ``restart_low`` up to ``restart_time``: in mid-trajectory as published,
-or (0, the default) from the clean sample, whose noise is that of the path with its coupling. Churn
-(Karras et al. 2022) is the same in small, before every step; see :mod:`~sciflow.samplers.churn`.
+fields restart together, from ``restart_low`` up to ``restart_time``: in mid-trajectory, as
+published, or (0, the default) from the clean sample, whose noise is that of the path with its
+coupling. Churn (Karras et al. 2022) is the same in small, before every step
+(:mod:`sciflow.samplers.churn`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any, get_args
 
 import numpy as np
@@ -32,11 +35,12 @@ from sciflow.paths import CategoricalPath, GaussianPath, Path
 from sciflow.random import Draws
 from sciflow.samplers.churn import churned
 from sciflow.samplers.discrete import TokenMethod
-from sciflow.samplers.grids import GRIDS, time_grid
+from sciflow.samplers.grids import GRIDS, check_times, given_times, time_grid
 from sciflow.samplers.interpolant_sde import Diffusion
 from sciflow.samplers.methods import METHODS, stepper_of
 from sciflow.samplers.plan import Plan
 from sciflow.samplers.predictor_corrector import LARGEST_RATIO
+from sciflow.samplers.steppers import Stepper
 from sciflow.state import Context, State
 
 __all__ = ["Sampler", "SamplerReport"]
@@ -69,7 +73,8 @@ class Sampler:
     Attributes:
         steps: network calls in all (methods of two calls a step use an odd number of them).
         method: how continuous fields move, a name in :data:`~sciflow.samplers.methods.METHODS`.
-        grid: uniform-u, uniform-logsnr, karras or time; set by the first continuous field.
+        grid: power-u, uniform-u, uniform-logsnr, karras or time, on the schedule of the first
+            continuous field; or the list of the times of the calls, as many as ``steps``.
         eta: fresh noise of ``ddim``, ``dpmpp2m``, ``dpmpp3m`` and ``pc``.
         diffusion: w(t) of ``sde``; see :mod:`sciflow.samplers.interpolant_sde`.
         diffusion_scale: of w; 0 is the probability-flow ODE.
@@ -94,8 +99,8 @@ class Sampler:
     """
 
     steps: int = 50
-    method: str = "ab2"
-    grid: str = "uniform-u"
+    method: str = "ab3"
+    grid: str | Sequence[float] = "power-u"
     eta: float = 0.0
     diffusion: Diffusion = "sigma"
     diffusion_scale: float = 1.0
@@ -118,7 +123,12 @@ class Sampler:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise InputError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
-        if self.grid not in GRIDS:
+        if not isinstance(self.grid, str):
+            # A tuple: samplers are compared and hashed.
+            object.__setattr__(self, "grid", check_times(self.grid))
+            if self.restarts:
+                raise InputError("restarts need a named grid, not a list of times")
+        elif self.grid not in GRIDS:
             raise InputError(f"unknown time grid {self.grid!r}; known: {', '.join(GRIDS)}")
         if self.steps < 1:
             raise InputError(f"a sampler needs at least 1 network call, not {self.steps}")
@@ -184,29 +194,32 @@ class Sampler:
             denoiser: its first continuous field sets the pace of the grid.
             begin: the time of the shared clock to begin at.
         """
+        return self._plan(denoiser.paths, begin)
+
+    def _plan(self, paths: Mapping[str, Path], begin: float) -> Plan:
         again = int(self.steps * self.restart_share + 1e-9) if self.restarts else 0
         low, high = self.restart_low, min(self.restart_time, begin)
-        if low < high and (part := self._pass(denoiser, again, high, low)):
+        if low < high and (part := self._pass(paths, again, high, low)):
             left = self.steps - self.restarts * len(part)
-            if plan := self._pass(denoiser, left, begin, through=low):
+            if plan := self._pass(paths, left, begin, through=low):
                 return plan.restarted(part, self.restarts)
-        return self._pass(denoiser, self.steps, begin)
+        return self._pass(paths, self.steps, begin)
 
     def _pass(
-        self, denoiser: Denoiser, calls: int, begin: float, end: float = 0.0, through: float = 0.0
-    ) -> Plan:
+        self, paths: Mapping[str, Path], calls: int, begin: float, end: float = 0.0,
+        through: float = 0.0,
+    ) -> Plan:  # fmt: skip
         """One way down in ``calls`` calls; empty if those are too few to end or pass there."""
-        paths = list(denoiser.paths.values())
-        pace = next((p for p in paths if isinstance(p, GaussianPath)), paths[0])
-        kind = self.grid if isinstance(pace, GaussianPath) else "time"
+        every = list(paths.values())
+        pace = next((p for p in every if isinstance(p, GaussianPath)), every[0])
         twice = METHODS[self.method].doubled
         steps = (calls + (end == 0)) // 2 if twice else calls
         if steps < 1 + (through > 0):
             return Plan.along(torch.zeros(1))
         if end > 0:
-            times = _down_to(end, time_grid(kind, pace.schedule, 1000, begin=begin), steps)
+            times = _down_to(end, self._times(pace, 1000, begin, logsnr_last=5.0), steps)
         else:
-            times = time_grid(kind, pace.schedule, steps, logsnr_last=self.logsnr_last, begin=begin)
+            times = self._times(pace, steps, begin, self.logsnr_last)
         if through > 0:
             times[1:-1][(times[1:-1] - through).abs().argmin()] = through
         plan = Plan.along(times)
@@ -214,10 +227,19 @@ class Sampler:
             plan = churned(plan, pace.schedule, self.churn, self.churn_min, self.churn_max)
         return plan.doubled() if twice else plan
 
-    def _renoise(self, path: Path, *arguments: Any) -> Tensor:
+    def _times(self, pace: Path, n: int, begin: float, logsnr_last: float) -> Tensor:
+        if not isinstance(self.grid, str):
+            return given_times(self.grid, n, begin)
+        if not isinstance(pace, GaussianPath):
+            return time_grid("time", pace.schedule, n, logsnr_last=logsnr_last, begin=begin)
+        return time_grid(self.grid, pace.schedule, n, logsnr_last=logsnr_last, begin=begin,
+                         data_std=pace.data_std)  # fmt: skip
+
+    def _renoise(self, path: Path, x: Tensor, s: float, t: float, context: Context, draws: Draws,
+                 stream: str, step: int) -> Tensor:  # fmt: skip
         if self.churn_noise != 1 and isinstance(path, GaussianPath):
-            return path.renoise(*arguments, inflation=self.churn_noise)
-        return path.renoise(*arguments)
+            return path.renoise(x, s, t, context, draws, stream, step, self.churn_noise)
+        return path.renoise(x, s, t, context, draws, stream, step)
 
     @torch.no_grad()
     def __call__(
@@ -248,14 +270,15 @@ class Sampler:
         """
         _check_given(given or {}, context, denoiser.paths)
         dtype = dtype or torch.get_default_dtype()
-        plan = self.plan(denoiser, begin)
         paths = denoiser.paths
+        plan, prepared = _prepared(self, begin, tuple(paths.items()))
         if self.cache:
             _check_cache(denoiser)
         if start is None:
             start = {f: p.prior(context, draws, f"{f}/prior", dtype) for f, p in paths.items()}
         state = _keep_given(State(dict(start), context), given, paths)
-        steppers = {f: stepper_of(f, p, plan, self) for f, p in paths.items()}
+        # A run's history is in its own copy.
+        steppers = {f: copy(stepper) for f, stepper in prepared.items()}
         reasons: dict[int, str] = {}
         previous: Prediction | None = None
         n, last, calls, seen = len(plan), begin, 0, state
@@ -285,6 +308,19 @@ class Sampler:
         broken[list(reasons)] = True
         where = next(iter(reasons.values()), "")
         return SamplerReport(State(fields, context), calls, broken, where, reasons)
+
+
+@lru_cache(maxsize=16)
+def _prepared(
+    settings: Sampler, begin: float, fields: tuple[tuple[str, Path], ...]
+) -> tuple[Plan, dict[str, Stepper]]:
+    """The plan and the steppers' coefficients, which batch after batch share.
+
+    They cost milliseconds. A path is its own key: its schedule is not changed but replaced by
+    :meth:`~sciflow.paths.Path.with_schedule`, which makes another path.
+    """
+    plan = settings._plan(dict(fields), begin)
+    return plan, {name: stepper_of(name, path, plan, settings) for name, path in fields}
 
 
 def _check_cache(denoiser: Denoiser) -> None:
@@ -352,7 +388,7 @@ def _find_broken(
         # A symbol is always finite; what it was drawn from may not be.
         x = prediction[name] if isinstance(path, CategoricalPath) else state[name]
         # A sum is not finite exactly when a term is not (or overflows, which is as bad): one pass.
-        if bool(x.sum().isfinite()):
+        if math.isfinite(x.sum().item()):
             continue
         bad = x.isnan() | x.isposinf()
         if not isinstance(path, CategoricalPath):

@@ -13,9 +13,10 @@ __all__ = ["Stepper"]
 
 
 class Stepper(ABC):
-    """Moves one field along a fixed plan; made anew for every run, so it may keep a history.
+    """Moves one field along a fixed plan.
 
-    Coefficients are computed once, when it is made, as Python floats.
+    Coefficients are computed once, when it is made, as Python floats. Every run works on a shallow
+    copy, so a stepper may keep a history, in attributes that it sets and never changes in place.
     """
 
     @abstractmethod

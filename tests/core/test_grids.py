@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 import torch
 
 from sciflow.errors import InputError
-from sciflow.samplers import GRIDS, time_grid
+from sciflow.paths import GaussianPath
+from sciflow.random import Draws
+from sciflow.samplers import GRIDS, Sampler, time_grid
 from sciflow.samplers.plan import Plan
 from sciflow.schedules import Cosine, Rectified, Schedule, SubVP, VarianceExploding, VPLinear
+from sciflow.spaces import Euclidean
+from sciflow.testing.targets import DiagonalGaussian, all_real
 
 SCHEDULES = [
     Rectified(),
@@ -65,6 +70,8 @@ def test_what_is_equally_spaced(schedule: Schedule) -> None:
         assert float(gaps(time_grid("time", schedule, n)[:-1])) < 1e-9
         lam = schedule.logsnr(time_grid("uniform-logsnr", schedule, n)[:-1])
         assert float(gaps(lam)) < 1e-5
+        a, s = schedule(time_grid("power-u", schedule, n, logsnr_last=9.0, data_std=2.0))
+        assert float(gaps((s / (6 * a + s)) ** (2 / 3))) < 1e-6
         a, s = schedule(time_grid("karras", schedule, n)[:-1])
         assert float(gaps((s / a) ** (1 / 7))) < 1e-5
 
@@ -79,6 +86,82 @@ def test_a_grid_is_a_grid_of_levels(kind: str) -> None:
     ]
     torch.testing.assert_close(levels[1], levels[0], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(levels[2], levels[0], rtol=1e-6, atol=1e-6)
+
+
+def test_the_default_grid_is_that_of_the_data_in_any_unit() -> None:
+    """Levels s/(σ a), and with them errors relative to σ, are those of data of variance 1."""
+    levels = []
+    for std in (0.1, 1.0, 30.0):
+        a, s = Rectified()(time_grid("power-u", Rectified(), 12, logsnr_last=9.0, data_std=std))
+        levels.append((s / (std * a))[1:])
+    torch.testing.assert_close(levels[0], levels[1], rtol=1e-9, atol=0)
+    torch.testing.assert_close(levels[2], levels[1], rtol=1e-9, atol=0)
+
+
+@every_schedule
+def test_the_last_call_falls_in_balance_with_order_three(schedule: Schedule) -> None:
+    level = []
+    for n in (10, 40):
+        a, s = schedule(time_grid("power-u", schedule, n, logsnr_last=12.0)[-2])
+        level.append(float(s / (3 * a + s)))
+    assert level[0] / level[1] == pytest.approx(4**1.5, rel=1e-6)
+
+
+def target() -> DiagonalGaussian:
+    path = GaussianPath(Euclidean(2), Cosine())
+    return DiagonalGaussian(path, torch.tensor([1.0, -2.0]), torch.tensor([0.3, 2.0]))
+
+
+def test_a_grid_may_be_a_list_of_times() -> None:
+    """The same run as by name, and plain data."""
+    kind = Sampler(steps=6, grid="karras")
+    times = kind.plan(target()).start.tolist()
+    listed = Sampler(steps=6, grid=times)
+    args = (all_real(3), Draws(0, [0, 1, 2]))
+    a, b = (s(target(), *args).state["x"] for s in (kind, listed))
+    assert torch.equal(a, b)
+    again = Sampler(**json.loads(json.dumps(listed.config())))
+    assert again == listed and hash(again) == hash(listed)
+    assert again != kind
+    heun = Sampler(steps=5, method="heun", grid=[0.9, 0.5, 0.2])
+    assert heun.plan(target()).start.tolist() == [0.9, 0.5, 0.5, 0.2, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [([0.5, 0.7], "fall"), ([0.5, 0.5], "fall"), ([], "above 0"), ([1.2, 0.3], "at most at 1"),
+     ([0.5, 0.0], "above 0"), ([math.nan, 0.1], "at most at 1"), (0.5, "a name or a list")],
+)  # fmt: skip
+def test_lists_that_are_refused(grid: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Sampler(steps=2, grid=grid)  # type: ignore[arg-type]
+
+
+def test_a_list_is_for_its_number_of_calls() -> None:
+    sampler = Sampler(steps=5, grid=[0.9, 0.4, 0.1])
+    with pytest.raises(InputError, match="3 times, but the run has 5 steps"):
+        sampler.plan(target())
+    with pytest.raises(InputError, match=r"starts at 0\.9, but the run begins at 0\.5"):
+        Sampler(steps=3, grid=[0.9, 0.4, 0.1]).plan(target(), begin=0.5)
+    with pytest.raises(InputError, match="named grid"):
+        Sampler(steps=3, grid=[0.9, 0.4, 0.1], restarts=1)
+
+
+def test_coefficients_are_shared_but_histories_are_not() -> None:
+    """A second run, and one between the steps of another, change nothing."""
+    sampler, args = Sampler(steps=6), (all_real(3), Draws(0, [0, 1, 2]))
+    model = target()
+    first = sampler(model, *args).state["x"]
+    inner = []
+
+    def between(call: int, calls: int) -> None:
+        if call == 3 and not inner:
+            inner.append(sampler(model, all_real(2), Draws(7, [5, 6])).state["x"])
+
+    assert torch.equal(sampler(model, *args, progress=between).state["x"], first)
+    assert torch.equal(inner[0], sampler(model, all_real(2), Draws(7, [5, 6])).state["x"])
+    other = DiagonalGaussian(GaussianPath(Euclidean(2), Rectified()), model.mean, model.variance)
+    assert not torch.equal(sampler(other, *args).state["x"], first)
 
 
 def test_doubled_plans_visit_inner_times_twice() -> None:
