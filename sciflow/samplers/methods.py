@@ -52,7 +52,7 @@ def stepper_of(name: str, path: Path, plan: Plan, settings: Sampler) -> Stepper:
     """The stepper of the field ``name``."""
     if isinstance(path, CategoricalPath):
         return MarkovJumps(path, plan, settings.token_eta, settings.temperature, settings.greedy,
-                           stream=name)  # fmt: skip
+                           stream=name, method=settings.token_method)  # fmt: skip
     if isinstance(path, GaussianPath):
         return METHODS[settings.method].make(path, plan, settings, name)
     raise TypeError(f"no stepper for the path of field {name!r}: {type(path).__name__}")
