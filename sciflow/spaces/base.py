@@ -37,6 +37,10 @@ class Space(ABC):
         Idempotent.
         """
 
+    def anchor(self, x: Tensor, context: Context) -> Tensor:
+        """Clean data in the frame that given elements fix; here every frame is the same."""
+        return x
+
     def expand(self, t: Tensor, x: Tensor) -> Tensor:
         """``t`` (``[]``, ``[B]`` or one an element) shaped so that it multiplies ``x``."""
         return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))

@@ -31,6 +31,16 @@ class ZeroCoM(Euclidean):
         # A sample with given points keeps its frame; the others of the batch are still centred.
         return centred if fixed is None else x.where(self.expand(fixed, x), centred)
 
+    def anchor(self, x: Tensor, context: Context) -> Tensor:
+        """Where points are given, their centre is the origin (padding stays zero)."""
+        given = context.given.get(self.field) if self.field else None
+        if given is None:
+            return x
+        known = self.expand(given & context.mask, x)
+        n = known.sum(1, keepdim=True)
+        centre = (x * known).sum(1, keepdim=True) / n.clamp(min=1)
+        return x.where(n == 0, (x - centre) * self.expand(context.mask, x))
+
     def dimensions(self, x: Tensor, context: Context) -> Tensor:
         """(N − 1)·dim, or N·dim where given points fix the frame."""
         fixed = self._fixed(context)

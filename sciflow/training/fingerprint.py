@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def fingerprint(
         },
         "paths": {name: _config(path) for name, path in denoiser.paths.items()},
         "self-conditioning": denoiser.self_conditioning,
-        "objective": asdict(objective),
+        "objective": objective.config(),
     })  # fmt: skip
 
 

@@ -37,7 +37,7 @@ class DenoisingModule(L.LightningModule):
 
     Args:
         denoiser: the model; its exponential moving average is kept in ``averaged``.
-        objective: the loss.
+        objective: the loss; what it learns itself (its uncertainty) is trained along.
         seed: of noise, times and dropped conditions.
         lr: peak learning rate; see :func:`learning_rate`.
         warmup: steps of warm-up.
@@ -56,6 +56,8 @@ class DenoisingModule(L.LightningModule):
         self.lr, self.warmup, self.decay_start, self.last = lr, warmup, decay_start, max_steps
         self.weight_decay, self.ema = weight_decay, ema
         self.averaged = copy.deepcopy(denoiser.network).requires_grad_(False)
+        if objective.uncertainty is not None:
+            self.uncertainty = objective.uncertainty
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -63,11 +65,14 @@ class DenoisingModule(L.LightningModule):
         return ("loss", *(f"loss/{name}" for name in self.denoiser.paths), "gradient")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; vectors (norms, biases, embeddings' nulls) are not decayed."""
+        """AdamW; vectors (norms, biases, embeddings' nulls) and the loss are not decayed."""
         parameters = [p for p in self.denoiser.parameters() if p.requires_grad]
+        learned = self.objective.uncertainty
+        free = [p for p in parameters if p.ndim < 2]
+        free += [] if learned is None else list(learned.parameters())
         groups = [
             {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+            {"params": free, "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.98), fused=True)
 

@@ -49,7 +49,7 @@ class Validation:
 
     def __call__(self, trainer: L.Trainer, module: DenoisingModule) -> dict[str, float]:
         """``{"validation": ..., "validation/<field>": ...}``; processes share the batches."""
-        denoiser = module.averaged_denoiser()
+        denoiser, objective = module.averaged_denoiser(), module.objective.settled()
         names = list(denoiser.paths)
         sums = torch.zeros(1 + len(names), device=module.device)
         batches = self.data.lengths.argsort(stable=True).split(self.batch_size)
@@ -59,7 +59,7 @@ class Validation:
                     continue
                 state = self.data.collate(rows).to(module.device)
                 draws = Draws(_VALIDATION_SEED, rows.to(module.device))
-                losses = module.objective(denoiser, state, draws, k)
+                losses = objective(denoiser, state, draws, k)
                 parts = torch.stack([losses.total, *(losses.fields[n] for n in names)])
                 sums += parts.float().sum(1)
         means = trainer.strategy.reduce(sums, reduce_op="sum") / len(self.data)
