@@ -9,9 +9,10 @@ tensors of any shape and are differentiable.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sciflow.errors import InputError
+from sciflow.monotone import interpolate, monotone_slopes
 
 __all__ = [
     "SCHEDULES",
@@ -27,6 +29,7 @@ __all__ = [
     "Rectified",
     "Schedule",
     "SubVP",
+    "Tabulated",
     "VPLinear",
     "VarianceExploding",
     "schedule_from_config",
@@ -98,11 +101,25 @@ class Rectified(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Variance preserving, a = cos(πt/2), s = sin(πt/2) (also called GVP; Ma et al. 2024)."""
+    """Variance preserving, a = cos(πt^p/2), s = sin(πt^p/2); p = 1 is also called GVP (Ma et al.
+    2024).
+
+    ``power`` p ≠ 1 is the exponent ν by which Vignac et al. (2023, MiDi) let some fields run early
+    (p < 1: their noise goes late) or late on a shared clock.
+    """
+
+    power: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.power > 0:
+            raise InputError(f"the power of a cosine schedule must be above 0, not {self.power}")
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         # The cosine of a rounded π/2 is −4e-8 in float32, and has no logarithm.
-        return torch.sin((1 - t) * (math.pi / 2)), torch.sin(t * (math.pi / 2))
+        if self.power == 1.0:
+            return torch.sin((1 - t) * (math.pi / 2)), torch.sin(t * (math.pi / 2))
+        u, rest = t**self.power, -torch.expm1(self.power * t.log())
+        return torch.sin(rest * (math.pi / 2)), torch.sin(u * (math.pi / 2))
 
 
 @dataclass(frozen=True)
@@ -162,6 +179,69 @@ class VarianceExploding(Schedule):
         return torch.ones_like(t), s
 
 
+@dataclass(frozen=True, repr=False)
+class Tabulated(Schedule):
+    """A schedule known at some times only, e.g. that of a model trained elsewhere.
+
+    Between them u = s/(a + s), which rises from 0 to 1, and κ = a + s follow monotone cubics
+    (:mod:`sciflow.monotone`); s = κ u and a = κ (1 − u), so that λ falls and derivatives are
+    continuous. The table itself is met exactly.
+
+    Args:
+        t: rising times in (0, 1], the last one 1; that of the data, (0, 1, 0), is added.
+        a: signal at these times, above 0 (at t = 1 also 0).
+        s: noise at these times, above 0; a/s must fall.
+    """
+
+    t: Sequence[float]
+    a: Sequence[float]
+    s: Sequence[float]
+
+    def __post_init__(self) -> None:
+        columns = [[float(y) for y in column] for column in (self.t, self.a, self.s)]
+        if [column[:1] for column in columns] == [[0.0], [1.0], [0.0]]:
+            columns = [column[1:] for column in columns]
+        for name, column in zip("tas", columns, strict=True):
+            object.__setattr__(self, name, tuple(column))
+        if not 0 < len(self.t) == len(self.a) == len(self.s):
+            raise InputError(
+                f"a table of {len(self.t)} times, {len(self.a)} signals and {len(self.s)} noises; "
+                "give equally many of each, at least one"
+            )
+        t, a, s = (torch.tensor([y, *column], dtype=torch.float64)
+                   for y, column in zip((0.0, 1.0, 0.0), columns, strict=True))  # fmt: skip
+        if not (bool((t.diff() > 0).all()) and float(t[-1]) == 1.0):
+            raise InputError("the times of a table must rise from above 0 to 1")
+        if not (bool((a[:-1] > 0).all()) and float(a[-1]) >= 0 and bool((s[1:] > 0).all())
+                and bool(((s / a).diff() > 0).all())):  # fmt: skip
+            raise InputError("a must be above 0 before t = 1, s above 0 after t = 0, and a/s fall")
+        kappa = a + s
+        knots = torch.stack((a / kappa, s / kappa, kappa))
+        object.__setattr__(self, "_knots", (t, knots, monotone_slopes(t, knots)))
+
+    @classmethod
+    def from_gammas(cls, gammas: Sequence[float]) -> Tabulated:
+        """From γ = log(s²/a²) at the times 1/n, 2/n, …, 1, variance preserving.
+
+        A model of n discrete steps (Ho et al. 2020) has γ = log((1 − ᾱ)/ᾱ); Kingma et al. 2021
+        give γ itself.
+        """
+        gamma = torch.as_tensor(gammas, dtype=torch.float64)
+        times = torch.arange(1, len(gamma) + 1, dtype=torch.float64) / max(len(gamma), 1)
+        a, s = (torch.sigmoid(y).sqrt() for y in (-gamma, gamma))
+        return cls(times.tolist(), a.tolist(), s.tolist())
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        table = (x.to(t.device) for x in self._knots)  # type: ignore[attr-defined]
+        signal, noise, kappa = interpolate(t.double(), *table)
+        return (kappa * signal).to(t.dtype), (kappa * noise).to(t.dtype)
+
+    def __repr__(self) -> str:
+        # Names made from it must differ where tables do: times alone would not.
+        digest = hashlib.sha256(repr((self.t, self.a, self.s)).encode()).hexdigest()
+        return f"{type(self).__name__}({len(self.t)} rows, {digest[:8]})"
+
+
 class FreeSchedule(Schedule):
     """Any pair of functions given by the user; λ = log(a/s) must fall in t."""
 
@@ -189,7 +269,9 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "vp-linear": VPLinear,
     "sub-vp": SubVP,
     "ve": VarianceExploding,
+    "table": Tabulated,
 }
+_ALIASES = {"gvp": "cosine"}
 _NAMES = {cls: name for name, cls in SCHEDULES.items()}
 
 
@@ -197,6 +279,7 @@ def schedule_from_config(config: dict[str, Any]) -> Schedule:
     """The schedule that ``config()`` described, e.g. ``{"kind": "rectified", "power": 2.0}``."""
     values = dict(config)
     kind = values.pop("kind")
+    kind = _ALIASES.get(kind, kind)
     if kind not in SCHEDULES:
         raise ValueError(f"unknown schedule {kind!r}; known: {', '.join(SCHEDULES)}")
     return SCHEDULES[kind](**values)
