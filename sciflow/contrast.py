@@ -9,25 +9,27 @@ its own noise. Since the negative is independent of x_t, the minimiser is
 
 not the flow but an overshoot of it, away from the mean over all data: classes are told apart more
 clearly, at the price of the law. Where E[x_0] = 0 it is no contrast at all but a network scaled by
-1/(1 − λ). :func:`corrected` undoes it where the truth is wanted. In terms of clean estimates, with
-m = E[x_0] and x_0 = c_x x_t + c_F F,
+1/(1 − λ). :func:`corrected`, or :class:`Uncontrasted` around a denoiser, undoes it where the truth
+is wanted. In terms of clean estimates, with m = E[x_0] and x_0 = c_x x_t + c_F F,
 
     D = (1 − λ) D° + λ [ m + c_x (x_t − a m) ].
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.paths import GaussianPath
 from sciflow.random import Draws
-from sciflow.state import Context
+from sciflow.state import Context, State, Times, field_times
 
-__all__ = ["Contrast", "corrected"]
+__all__ = ["Contrast", "Uncontrasted", "corrected"]
 
 
 @dataclass(frozen=True)
@@ -121,3 +123,38 @@ def corrected(path: GaussianPath, clean: Tensor, x_t: Tensor, t: Tensor, mean: T
     a = path.schedule(u)[0].to(x_t.dtype)
     true = (1 - weight) * clean + weight * (mean + c_x * (x_t - a * mean))
     return torch.where(path.space.expand(t, x_t) <= 0, clean, true)
+
+
+class Uncontrasted(Denoiser):
+    """A denoiser trained with a contrast, corrected; it samples the data's own law.
+
+    Args:
+        denoiser: D°.
+        means: m of each field that was trained with a contrast, a number or a tensor that the
+            field's shape takes; the other fields are left alone.
+        weight: λ of that training.
+    """
+
+    def __init__(self, denoiser: Denoiser, means: Mapping[str, Tensor | float],
+                 weight: float = 0.05):  # fmt: skip
+        super().__init__()
+        for name in means:
+            if not isinstance(denoiser.paths.get(name), GaussianPath):
+                raise InputError(
+                    f"{name!r} is no Gaussian field, so no contrast was trained on it; fields: "
+                    + ", ".join(denoiser.paths)
+                )
+        self.denoiser, self.paths = denoiser, denoiser.paths
+        self.means, self.weight = dict(means), weight
+
+    def forward(
+        self, state: State, t: Times | float, previous: Prediction | None = None
+    ) -> Prediction:
+        prediction = self.denoiser(state, t, previous)
+        times, clean = field_times(t, state), dict(prediction.clean)
+        for name, mean in self.means.items():
+            path = self.paths[name]
+            assert isinstance(path, GaussianPath)
+            true = corrected(path, clean[name], state[name], times[name], mean, self.weight)
+            clean[name] = path.space.project(true, state.context)
+        return Prediction(clean)

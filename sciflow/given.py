@@ -65,7 +65,7 @@ class GivenRule:
         Elements are counted over the real ones, so that padding changes nothing.
         """
         device, real = mask.device, mask.flatten(1)
-        u = draws.uniform((4,), stream, step, torch.float64, device)
+        u = draws.uniform((3,), stream, step, torch.float64, device)
         low, high = self.share
         r = (low + (high - low) * u[:, :1]).expand(-1, 1)
         n = real.sum(1, keepdim=True)

@@ -8,16 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from sciflow.contrast import Contrast, corrected
-from sciflow.denoisers import Network, NetworkDenoiser
+from sciflow.contrast import Contrast, Uncontrasted, corrected
+from sciflow.denoisers import Denoiser, Network, NetworkDenoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.objectives import DenoisingObjective
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.random import Draws
+from sciflow.samplers import Sampler
 from sciflow.schedules import Cosine, Rectified, Schedule, VPLinear
 from sciflow.spaces import Euclidean, Tokens
-from sciflow.state import Context, State
-from sciflow.testing.targets import all_real
+from sciflow.state import Context, State, Times, field_times
+from sciflow.testing.targets import GaussianMixture, all_real
 
 MEANS = (-1.0, 3.0)
 SPREAD = 0.5
@@ -103,6 +104,42 @@ def test_the_correction_undoes_the_overshoot(schedule: Schedule, prediction: str
     torch.testing.assert_close(corrected(path, scaled, x, t, 0.0, LAMBDA), d, rtol=1e-8, atol=1e-8)
     given = torch.zeros(5, 4, dtype=torch.float64)
     assert torch.equal(corrected(path, d, x, given, m, LAMBDA), d)
+
+
+class Overshot(Denoiser):
+    """An exact denoiser as a contrast against the mean ``m`` would have it."""
+
+    def __init__(self, exact: GaussianMixture, m: Tensor):
+        super().__init__()
+        self.exact, self.paths, self.m = exact, exact.paths, m
+
+    def forward(
+        self, state: State, t: Times | float, previous: Prediction | None = None
+    ) -> Prediction:
+        path, x, u = self.exact.path, state["x"], field_times(t, state)["x"]
+        mean = self.m.expand_as(x)
+        a = path.schedule(u)[0][:, None, None]
+        f, f_mean = path.output(self.exact(state, u)["x"], x, u), path.output(mean, a * mean, u)
+        return Prediction({"x": path.clean((f - LAMBDA * f_mean) / (1 - LAMBDA), x, u,
+                                           state.context)})  # fmt: skip
+
+
+def test_corrected_samples_are_those_of_the_true_flow() -> None:
+    means = torch.tensor([[-1.0, 0.0], [3.0, 1.0]])
+    path = GaussianPath(Euclidean(2), Rectified())
+    exact = GaussianMixture(path, means, 0.2 * torch.eye(2).expand(2, 2, 2), [2.0, 1.0])
+    m = (2 * means[0] + means[1]).double() / 3
+    over = Overshot(exact, m)
+
+    def sample(denoiser: Denoiser) -> Tensor:
+        context, draws = all_real(50), Draws(0, torch.arange(50))
+        return Sampler(steps=8)(denoiser, context, draws, dtype=torch.float64).state["x"]
+
+    true = sample(exact)
+    torch.testing.assert_close(sample(Uncontrasted(over, {"x": m}, LAMBDA)), true)
+    assert float((sample(over) - true).abs().max()) > 0.3
+    with pytest.raises(InputError, match="'y' is no Gaussian field"):
+        Uncontrasted(over, {"y": 0.0})
 
 
 class Fixed(Network):
