@@ -14,6 +14,7 @@ A free diffusion coefficient (:mod:`~sciflow.samplers.interpolant_sde`) and a La
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sciflow.paths import GaussianPath
@@ -26,7 +27,9 @@ __all__ = ["Ancestral", "NoiseRefresh", "ancestral_share"]
 def ancestral_share(path: GaussianPath, plan: Plan, eta: float) -> Tensor:
     """φ of DDIM(η) on every interval, float64 ``[n]``."""
     (a, s), (b, r) = path.schedule(plan.start), path.schedule(plan.end)
-    return (eta * (1 - (a * r / (b * s)) ** 2)).clamp(0, 1)
+    share = (eta * (1 - (a * r / (b * s)) ** 2)).clamp(0, 1)
+    # An interval of no length may lie where a = 0.
+    return share.where(plan.start != plan.end, torch.zeros_like(share))
 
 
 class NoiseRefresh(LinearStepper):

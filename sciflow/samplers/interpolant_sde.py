@@ -17,6 +17,10 @@ Euler–Maruyama. Forms of w, times a scale:
 
 * ``constant``: 1;   ``sigma``: s;   ``linear``: t;   ``bump``: sin²(πt);
 * ``reverse``: 2 s² |dλ/dt|.
+
+Where w falls more slowly than s towards the data (``constant``; ``linear`` and ``bump`` on a
+variance-exploding schedule) the last steps draw all noise anew, and the order falls to 1/2, for
+``constant`` on such a schedule to less.
 """
 
 from __future__ import annotations

@@ -69,10 +69,11 @@ class LinearStepper(Stepper, ABC):
         for weight, past in zip(self.older[i], self.history, strict=False):
             y.add_(past, alpha=weight)
         if self.needed[i]:
-            del self.history[self.longest - 1 :]
+            # A new list each time: runs share the table through shallow copies of the stepper.
+            self.history = self.history[: self.longest - 1]
             mix = self.remembered[i]
             new = torch.add(clean, x, alpha=mix) if mix else clean
-            self.history.insert(0, new)
+            self.history = [new, *self.history]
         if self.from_noise[i] > 0:
             z = self.path.space.noise(context, draws, f"{self.stream}/ancestral", i + 1, x.dtype)
             y.add_(z, alpha=self.from_noise[i])

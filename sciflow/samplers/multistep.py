@@ -35,8 +35,8 @@ Where few values are known the order is lower: in the first steps, after a resta
 forgotten), at repeated times, and next to a = 0, whose λ = −∞ no polynomial in λ can use (so on
 grids that start there, ``x0`` and ``eps`` of order 3 end up between 2 and 3). A first step of order
 1 has an error of h² N'/2 that alone would hold order 3 down to 2: the exact rule adds in the second
-step what the line through both values would have given, at no further call. The last interval (to
-s = 0) ends in D.
+step what the line through both values would have given, at no further call (not over a first step
+of |k| h > 1, where a line says little). The last interval (to s = 0) ends in D.
 """
 
 from __future__ import annotations
@@ -114,16 +114,19 @@ class ExponentialMultistep(LinearStepper):
             raise ValueError(f"eta is of kind 'x0' alone, not of {kind!r}")
         a, s = (y.numpy() for y in path.schedule(plan.start))
         b, r = (y.numpy() for y in path.schedule(plan.end))
-        w, end, keep, scale, rate, p, q = _coordinates(kind, a, s, b, r, path.data_std, eta)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            w, end, keep, scale, rate, p, q = _coordinates(kind, a, s, b, r, path.data_std, eta)
+            # e^{−(λ' − λ)}, also where a = 0.
+            decay = np.where(plan.start == plan.end, 1.0, a * r / (b * s))
         ages = plan.age
         from_x: list[float] = []
         from_clean: list[float] = []
         older: list[list[float]] = []
         for i, age in enumerate(ages):
             m = usable(w, i, min(order, age + 1)) if r[i] > 0 and end[i] != w[i] else 1
-            if m == 1 and (kind != "angle" or r[i] == 0):
+            if m == 1 and (kind != "angle" or r[i] == 0 or end[i] == w[i]):
                 # Order 1 is DDIM in all other coordinates, written so that a = 0 is no exception.
-                left = r[i] / s[i] * (a[i] * r[i] / (b[i] * s[i])) ** eta if r[i] > 0 else 0.0
+                left = r[i] / s[i] * decay[i] ** eta
                 from_x.append(float(left))
                 from_clean.append(float(b[i] - a[i] * left))
                 older.append([])
@@ -135,7 +138,8 @@ class ExponentialMultistep(LinearStepper):
                 c = scale[i] * total * np.array([1 + slope, -slope])
             else:
                 c = scale[i] * lagrange_integrals(nodes, w[i], end[i], rate)
-            if age == 1 and m == 2 and rule == "exact" and eta == 0:
+            small = age > 0 and abs(rate * (w[i] - w[i - 1])) <= 1
+            if age == 1 and m == 2 and rule == "exact" and eta == 0 and small:
                 # What a line through both values would have given in the first step.
                 missed = lagrange_integrals(nodes, w[i - 1], w[i], rate)[0]
                 c += keep[i] * scale[i - 1] * missed * np.array([1.0, -1.0])
@@ -144,7 +148,7 @@ class ExponentialMultistep(LinearStepper):
             older.append((c[1:] * q[i - np.arange(1, m)]).tolist())
         fresh = np.zeros_like(s)
         if eta > 0:
-            fresh = r * np.sqrt(1 - (a * r / (b * s)) ** (2 * eta))
+            fresh = r * np.sqrt(1 - decay ** (2 * eta))
         super().__init__(
             path, from_x, from_clean, fresh.tolist(), older,
             # Where a = 0, "eps" is of no use to later intervals.
@@ -171,7 +175,7 @@ def usable(w: np.ndarray, i: int, most: int) -> int:
     A repeated time (a grid clamped at its end) carries no information twice, an infinite one none.
     """
     for m in range(1, most):
-        if not abs(w[i - m] - w[i - m + 1]) > 1e-12 or math.isinf(w[i - m]):
+        if math.isinf(w[i - m]) or not abs(w[i - m] - w[i - m + 1]) > 1e-12:
             return m
     return most
 
@@ -180,16 +184,15 @@ def _coordinates(
     kind: Kind, a: np.ndarray, s: np.ndarray, b: np.ndarray, r: np.ndarray, std: float, eta: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float, np.ndarray, np.ndarray]:
     """w at start and end, A, C, k and N = p x + q D; see the table of the module."""
-    with np.errstate(divide="ignore"):
-        if kind == "velocity":
-            here, there = a + s, b + r
-            return s / here, r / there, there / here, there, 0.0, 1 / s, -(a / s + 1)
-        if kind == "angle":
-            here, there = np.hypot(a * std, s), np.hypot(b * std, r)
-            w, end = np.arctan2(s, a * std), np.arctan2(r, b * std)
-            return w, end, there / here, there, 0.0, a * std / (s * here), -here / (s * std)
-        w, end = np.log(a / s), np.log(b / r)
-        if kind == "eps":
-            return w, end, b / a, -r, -1.0, 1 / s, -a / s
-        keep = r / s * (a * r / (b * s)) ** eta
-        return w, end, keep, b * (1 + eta), 1 + eta, np.zeros_like(s), np.ones_like(s)
+    if kind == "velocity":
+        here, there = a + s, b + r
+        return s / here, r / there, there / here, there, 0.0, 1 / s, -(a / s + 1)
+    if kind == "angle":
+        here, there = np.hypot(a * std, s), np.hypot(b * std, r)
+        w, end = np.arctan2(s, a * std), np.arctan2(r, b * std)
+        return w, end, there / here, there, 0.0, a * std / (s * here), -here / (s * std)
+    w, end = np.log(a / s), np.log(b / r)
+    if kind == "eps":
+        return w, end, b / a, -r, -1.0, 1 / s, -a / s
+    keep = r / s * (a * r / (b * s)) ** eta
+    return w, end, keep, b * (1 + eta), 1 + eta, np.zeros_like(s), np.ones_like(s)

@@ -58,8 +58,9 @@ class UniPC(LinearStepper):
             raise ValueError(f"variant must be bh1 or bh2, not {variant!r}")
         a, s = (y.numpy() for y in path.schedule(plan.start))
         b, r = (y.numpy() for y in path.schedule(plan.end))
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             lam, end = np.log(a / s), np.log(b / r)
+            widths = end - lam
         ages, n = plan.age, len(plan)
         from_x, from_clean, older = [], [], []
         # What the corrector adds to the prediction: weights of m_t, m_0, m_1, …
@@ -68,7 +69,7 @@ class UniPC(LinearStepper):
             left = next((k for k in range(i + 1, n) if ages[k] == 0), n) - i
             base = r[i] / s[i], b[i] - a[i] * r[i] / s[i]
             predictor, corrector = np.zeros(1), np.zeros(1)
-            h = end[i] - lam[i]
+            h = widths[i]
             if r[i] > 0 and h > 0:
                 p = usable(lam, i, min(order, age + 1, left))
                 ratios = (lam[i - np.arange(1, p)] - lam[i]) / h
