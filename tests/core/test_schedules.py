@@ -145,9 +145,13 @@ def test_what_is_refused() -> None:
         FreeSchedule(lambda t: t, lambda t: 1 - t)
     with pytest.raises(ValueError, match="saved"):
         ALL[-1].config()
-    for bad in ({"kind": "rectified", "power": 0.0}, {"kind": "ve", "sigma_min": 5, "sigma_max": 1},
-                {"kind": "cosine", "power": -1.0}, {"kind": "vp-linear", "beta_min": -1.0}, {"kind": "sub-vp", "beta_max": 0.0,
-                                                          "beta_min": 0.0}):  # fmt: skip
+    for bad in (
+        {"kind": "rectified", "power": 0.0},
+        {"kind": "cosine", "power": -1.0},
+        {"kind": "ve", "sigma_min": 5, "sigma_max": 1},
+        {"kind": "vp-linear", "beta_min": -1.0},
+        {"kind": "sub-vp", "beta_max": 0.0, "beta_min": 0.0},
+    ):
         with pytest.raises(ValueError, match="must"):
             schedule_from_config(bad)
 
@@ -178,9 +182,8 @@ def test_a_table_is_met_at_its_rows_and_converges_between_them() -> None:
             for found, exact in zip(table(t), (table.a, table.s), strict=True):
                 torch.testing.assert_close(found, torch.tensor(exact, dtype=torch.float64),
                                            rtol=1e-12, atol=1e-15)  # fmt: skip
-            inner = T[50:]
-            misses.append(max(float((x - y).abs().max())
-                              for x, y in zip(table(inner), schedule(inner), strict=True)))  # fmt: skip
+            pairs = zip(table(T[50:]), schedule(T[50:]), strict=True)
+            misses.append(max(float((x - y).abs().max()) for x, y in pairs))
         # Of order 2 at least: four times the rows, a sixteenth of the error.
         assert misses[1] < misses[0] / 14
 
