@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sciflow.paths import CategoricalPath, GaussianPath, Path
 from sciflow.samplers.ancestral import Ancestral
 from sciflow.samplers.discrete import MarkovJumps
 from sciflow.samplers.heun import Heun
-from sciflow.samplers.multistep import AdamsBashforth
+from sciflow.samplers.interpolant_sde import InterpolantSDE
+from sciflow.samplers.multistep import ExponentialMultistep, Kind
 from sciflow.samplers.plan import Plan
+from sciflow.samplers.predictor_corrector import PredictorCorrector
 from sciflow.samplers.steppers import Stepper
+from sciflow.samplers.unipc import UniPC
 
 if TYPE_CHECKING:
     from sciflow.samplers.sampler import Sampler
@@ -38,14 +41,39 @@ class Method:
     doubled: bool = False
 
 
+def _multistep(kind: Kind, order: int, rule: Literal["exact", "midpoint"] = "exact") -> Method:
+    return Method(
+        lambda path, plan, settings, name: ExponentialMultistep(path, plan, kind, order, rule)
+    )
+
+
 METHODS: dict[str, Method] = {
-    "ab1": Method(lambda path, plan, settings, name: AdamsBashforth(path, plan, 1)),
-    "ab2": Method(lambda path, plan, settings, name: AdamsBashforth(path, plan, 2)),
-    "ab3": Method(lambda path, plan, settings, name: AdamsBashforth(path, plan, 3)),
+    "ab1": _multistep("velocity", 1),
+    "ab2": _multistep("velocity", 2),
+    "ab3": _multistep("velocity", 3),
+    "reab1": _multistep("angle", 1),
+    "reab2": _multistep("angle", 2),
+    "reab3": _multistep("angle", 3),
+    "dpm2": _multistep("eps", 2, "midpoint"),
+    "dpm3": _multistep("eps", 3),
+    "dpmpp2m": Method(lambda path, plan, settings, name: ExponentialMultistep(
+        path, plan, "x0", 2, "midpoint", settings.eta, name)),
+    "dpmpp3m": Method(lambda path, plan, settings, name: ExponentialMultistep(
+        path, plan, "x0", 3, "exact", settings.eta, name)),
+    "sde-dpmpp2m": Method(lambda path, plan, settings, name: ExponentialMultistep(
+        path, plan, "x0", 2, "midpoint", 1.0, name)),
+    "unipc1": Method(lambda path, plan, settings, name: UniPC(path, plan, 1)),
+    "unipc2": Method(lambda path, plan, settings, name: UniPC(path, plan, 2)),
+    "unipc3": Method(lambda path, plan, settings, name: UniPC(path, plan, 3)),
+    "unipc2-bh1": Method(lambda path, plan, settings, name: UniPC(path, plan, 2, "bh1")),
     "heun": Method(lambda path, plan, settings, name: Heun(path, plan), doubled=True),
     "ddim": Method(lambda path, plan, settings, name: Ancestral(path, plan, settings.eta, name)),
     "ddpm": Method(lambda path, plan, settings, name: Ancestral(path, plan, 1.0, name)),
-}
+    "sde": Method(lambda path, plan, settings, name: InterpolantSDE(
+        path, plan, settings.diffusion, settings.diffusion_scale, name)),
+    "pc": Method(lambda path, plan, settings, name: PredictorCorrector(
+        path, plan, settings.langevin_ratio, settings.eta, name), doubled=True),
+}  # fmt: skip
 
 
 def stepper_of(name: str, path: Path, plan: Plan, settings: Sampler) -> Stepper:
