@@ -138,7 +138,7 @@ def test_the_objective_stratifies_its_clock() -> None:
 def test_configurations_are_plain() -> None:
     way = Curriculum([(0, TimeDistribution("logit-normal", schedule=Cosine())), (9, UNIFORM)])
     config = DenoisingObjective(clock=way, stratify=True).config()
-    assert config["stratify"] is True and config["clock"][0][1]["schedule"] == {"kind": "cosine"}
+    assert config["stratify"] is True and config["clock"][0][1]["schedule"] == Cosine().config()
     assert config["clock"][1] == [9, UNIFORM.config()]
     assert "clock" not in DenoisingObjective().config()
 
