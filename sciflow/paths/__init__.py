@@ -3,5 +3,6 @@
 from sciflow.paths.base import Path
 from sciflow.paths.categorical import CategoricalPath
 from sciflow.paths.gaussian import GaussianPath
+from sciflow.paths.geodesic import GeodesicPath
 
-__all__ = ["CategoricalPath", "GaussianPath", "Path"]
+__all__ = ["CategoricalPath", "GaussianPath", "GeodesicPath", "Path"]

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from sciflow.paths import CategoricalPath, GaussianPath, Path
+from sciflow.paths import CategoricalPath, GaussianPath, GeodesicPath, Path
 from sciflow.samplers.ancestral import Ancestral
 from sciflow.samplers.discrete import MarkovJumps
+from sciflow.samplers.geodesic import geodesic_stepper
 from sciflow.samplers.heun import Heun
 from sciflow.samplers.interpolant_sde import InterpolantSDE
 from sciflow.samplers.multistep import ExponentialMultistep, Kind
@@ -83,4 +84,7 @@ def stepper_of(name: str, path: Path, plan: Plan, settings: Sampler) -> Stepper:
                            stream=name, method=settings.token_method)  # fmt: skip
     if isinstance(path, GaussianPath):
         return METHODS[settings.method].make(path, plan, settings, name)
+    if isinstance(path, GeodesicPath):
+        twice = METHODS[settings.method].doubled
+        return geodesic_stepper(path, plan, settings.method, settings.eta, twice, name)
     raise TypeError(f"no stepper for the path of field {name!r}: {type(path).__name__}")

@@ -108,23 +108,21 @@ def _bend(omega: Tensor) -> Tensor:
 
 def _images(omega: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """The bracket S of the module's text, and its derivative divided by ω."""
-    total, slope = torch.ones_like(omega * sigma), torch.zeros_like(omega * sigma)
-    for k in range(1, _IMAGES + 1):
-        a = 2 * math.pi * k
-        c = (a / sigma) ** 2
-        y = a * omega / sigma**2
-        # All hyperbolic functions carry e^{−a²/2σ²}, without which they overflow.
-        up, down = (y - c / 2).exp(), (-y - c / 2).exp()
-        cosh = (up + down) / 2
-        near = y < 1
-        far_y = y.masked_fill(near, 1.0)
-        scale = (-c / 2).exp()
-        sinhc = torch.where(near, scale * _series(y, _SINHC), (up - down) / (2 * far_y))
-        bend = torch.where(near, scale * _series(y, _BEND), (cosh - sinhc) / far_y**2)
-        sign = 2 * (-1) ** k
-        total = total + sign * (cosh - c * sinhc)
-        slope = slope + sign * (c / sigma**2) * (sinhc - c * bend)
-    return total, slope
+    k = torch.arange(1, _IMAGES + 1, dtype=omega.dtype, device=omega.device)
+    omega, sigma = omega[..., None], sigma[..., None]
+    c = (2 * math.pi * k / sigma) ** 2
+    y = 2 * math.pi * k * omega / sigma**2
+    # All hyperbolic functions carry e^{−a²/2σ²}, without which they overflow.
+    scale = (-c / 2).exp()
+    up, down = (y - c / 2).exp(), (-y - c / 2).exp()
+    near = y < 1
+    far_y = y.masked_fill(near, 1.0)
+    cosh = (up + down) / 2
+    sinhc = torch.where(near, scale * _series(y, _SINHC), (up - down) / (2 * far_y))
+    bend = torch.where(near, scale * _series(y, _BEND), (cosh - sinhc) / far_y**2)
+    sign = 2 - 4 * (k % 2)
+    total = 1 + (sign * (cosh - c * sinhc)).sum(-1)
+    return total, (sign * c * (sinhc - c * bend)).sum(-1) / sigma[..., 0] ** 2
 
 
 def _series(y: Tensor, coefficients: list[float]) -> Tensor:
@@ -137,14 +135,14 @@ def _series(y: Tensor, coefficients: list[float]) -> Tensor:
 
 def _characters(omega: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """f as Σ_m c_m cos(mω), and f'/ω."""
-    wide = sigma.clamp(min=_SWITCH)
-    f, slope = torch.zeros_like(omega * sigma), torch.zeros_like(omega * sigma)
-    tail = torch.zeros_like(wide)
-    for m in range(_CHARACTERS, -1, -1):
-        tail = tail + (2 * m + 1) * (-0.5 * m * (m + 1) * wide**2).exp()
-        f = f + (2 if m else 1) * tail * (m * omega).cos()
-        slope = slope - 2 * m**2 * tail * torch.sinc(m * omega / math.pi)
-    return f, slope
+    m = torch.arange(_CHARACTERS + 1, dtype=omega.dtype, device=omega.device)
+    wide = sigma.clamp(min=_SWITCH)[..., None]
+    weight = (2 * m + 1) * (-0.5 * m * (m + 1) * wide**2).exp()
+    # χ_l = 1 + 2 Σ_{m ≤ l} cos(mω), so c_m sums the weights of l ≥ m.
+    c = 2 * weight.flip(-1).cumsum(-1).flip(-1)
+    angle = m * omega[..., None]
+    f = (c * angle.cos()).sum(-1) - c[..., 0] / 2
+    return f, -(m**2 * c * torch.sinc(angle / math.pi)).sum(-1)
 
 
 def _cubic(x: Tensor, n: int) -> tuple[Tensor, list[Tensor]]:
