@@ -104,8 +104,15 @@ class NetworkDenoiser(Denoiser):
             name: path.with_schedule(schedules[name]) if name in schedules else path
             for name, path in self.paths.items()
         }
-        other = NetworkDenoiser(self.network, paths, self.self_conditioning)
-        return other.train(self.training)
+        return self.remake(paths=paths).train(self.training)
+
+    def remake(
+        self, network: Network | None = None, paths: Mapping[str, Path] | None = None
+    ) -> NetworkDenoiser:
+        """The same denoiser with another network or other paths; nothing is copied."""
+        return NetworkDenoiser(
+            network or self.network, paths or self.paths, self.self_conditioning
+        )
 
     def forward(
         self, state: State, t: Times | float, previous: Prediction | None = None

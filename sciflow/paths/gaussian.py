@@ -23,7 +23,7 @@ weight 1/c_F².
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self, get_args
 
 import torch
@@ -55,6 +55,8 @@ class GaussianPath(Path):
         data_std: σ, the standard deviation of the (scaled) data, used to scale inputs and by "edm".
         coupling: which noise a sample meets in training, by name, as plain data with its settings
             or as an object; see :mod:`sciflow.paths.couplings`.
+        data_mean: the data's mean for a context, shaped as the tensor given beside it, where it is
+            not zero; see :mod:`sciflow.prior_mean`. Not part of ``config()``.
     """
 
     def __init__(
@@ -64,22 +66,25 @@ class GaussianPath(Path):
         prediction: PredictionType = "edm",
         data_std: float = 1.0,
         coupling: Coupling | str | Mapping[str, Any] = "independent",
+        data_mean: Callable[[Context, Tensor], Tensor] | None = None,
     ):
         super().__init__(space, schedule)
         if prediction not in get_args(PredictionType):
             known = ", ".join(get_args(PredictionType))
             raise ValueError(f"unknown prediction type {prediction!r}; known: {known}")
         self.prediction, self.data_std = prediction, data_std
-        self.coupling = coupling_from_config(coupling)
+        self.coupling, self.data_mean = coupling_from_config(coupling), data_mean
 
     def with_schedule(self, schedule: Schedule) -> Self:
-        return type(self)(self.space, schedule, self.prediction, self.data_std, self.coupling)
+        return type(self)(self.space, schedule, self.prediction, self.data_std, self.coupling,
+                          self.data_mean)  # fmt: skip
 
     def prior(self, context: Context, draws: Draws, stream: str, dtype: torch.dtype) -> Tensor:
         a, s = self.schedule(torch.ones((), dtype=torch.float64))
-        # A schedule that keeps some signal at t = 1 still starts at the right variance.
+        # A schedule that keeps some signal at t = 1 still starts at the right mean and variance.
         scale = float((a**2 * self.data_std**2 + s**2).sqrt()) if a > 0 else float(s)
-        return scale * self.space.noise(context, draws, stream, 0, dtype)
+        x = scale * self.space.noise(context, draws, stream, 0, dtype)
+        return x if self.data_mean is None else x + float(a) * self.data_mean(context, x)
 
     def corrupt(self, x0: Tensor, t: Tensor, context: Context, draws: Draws, stream: str,
                 step: int = 0) -> Tensor:  # fmt: skip

@@ -140,8 +140,7 @@ class DenoisingModule(L.LightningModule):
 
     def averaged_denoiser(self) -> NetworkDenoiser:
         """The denoiser with averaged weights: what is evaluated and saved as a model."""
-        d = self.denoiser
-        return NetworkDenoiser(self.averaged, d.paths, d.self_conditioning).eval()
+        return self.denoiser.remake(network=self.averaged).eval()
 
     def _stop(self, losses: Losses, samples: Tensor, norm: Tensor) -> NoReturn:
         found = self._describe(losses, samples)
