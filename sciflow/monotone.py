@@ -55,7 +55,7 @@ def interpolate(x: Tensor, t: Tensor, y: Tensor, slopes: Tensor) -> Tensor:
         y: values ``[..., n]``.
         slopes: of :func:`monotone_slopes`, ``[..., n]``.
     """
-    i = (torch.searchsorted(t, x.detach()) - 1).clamp(0, len(t) - 2)
+    i = (torch.searchsorted(t, x.detach().contiguous()) - 1).clamp(0, len(t) - 2)
     h = t[i + 1] - t[i]
     w = (x - t[i]) / h
     r = 1 - w
