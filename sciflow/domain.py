@@ -27,7 +27,16 @@ if TYPE_CHECKING:
     from sciflow.targets import Target
     from sciflow.training.prepared import PreparedData
 
-__all__ = ["DOMAINS", "Domain", "OracleAnswer", "Progress", "Property", "get_domain", "names"]
+__all__ = [
+    "DOMAINS",
+    "Domain",
+    "OracleAnswer",
+    "Progress",
+    "Property",
+    "Relaxed",
+    "get_domain",
+    "names",
+]
 
 Progress = Callable[[int, int], None]
 """Told (done, total) while long work goes on."""
@@ -54,6 +63,21 @@ class OracleAnswer:
     values: dict[str, float] = field(default_factory=dict)
     failure: str = ""
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """A record at the nearest minimum of its domain's energy.
+
+    Attributes:
+        record: what it became, ``None`` where that failed.
+        values: what the way there tells, e.g. ``{"relax_rmsd": Å}``; columns of ``samples.csv``.
+        failure: why it failed, else empty.
+    """
+
+    record: Any | None
+    values: dict[str, float] = field(default_factory=dict)
+    failure: str = ""
 
 
 class Domain(ABC):
@@ -190,6 +214,16 @@ class Domain(ABC):
         progress: Progress | None = None,
     ) -> list[OracleAnswer]:
         """Measure properties of records; failures are answers, not exceptions."""
+
+    def relax(
+        self, records: Sequence[Any], jobs: int = -1, progress: Progress | None = None
+    ) -> list[Relaxed]:
+        """Move records to the nearest minimum of an energy; failures are answers, not exceptions.
+
+        Raises:
+            InputError: this domain has no such energy.
+        """
+        raise InputError(f"{self.name} cannot be relaxed: the domain has no energy to do it with")
 
     @abstractmethod
     def evaluate(self, records: Sequence[Any], thorough: bool = False) -> dict[str, float]:

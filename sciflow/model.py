@@ -49,6 +49,7 @@ class Samples:
         cpu_seconds: processor time, over all threads.
         same_size: ``{property: error}``, the mean distance between the values asked for and those
             of training samples of the same sizes: what one gets by asking for the size alone.
+        columns: ``{name: [n]}``, further numbers of each sample (NaN: none), for ``samples.csv``.
     """
 
     records: list[Any | None]
@@ -60,6 +61,7 @@ class Samples:
     domain: Domain = field(repr=False)
     cpu_seconds: float = 0.0
     same_size: dict[str, float] = field(default_factory=dict)
+    columns: dict[str, list[float]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -68,6 +70,38 @@ class Samples:
     def kept(self) -> list[Any]:
         """The records that were not dropped."""
         return [r for r in self.records if r is not None]
+
+    def relaxed(self, jobs: int = -1, progress: Progress | None = None) -> Samples:
+        """The sound samples moved to the nearest minimum of the domain's energy.
+
+        A sample that cannot be relaxed, or does not survive it, is dropped with the reason. What
+        the way there tells (how far, how much energy) stands in :attr:`columns`.
+
+        Args:
+            jobs: processes; -1 is every core.
+            progress: told of samples done.
+
+        Raises:
+            InputError: the domain has no energy.
+        """
+        kept = [i for i, r in enumerate(self.records) if r is not None]
+        verdicts = self.domain.verdicts([self.records[i] for i in kept])
+        sound = [i for i, why in zip(kept, verdicts, strict=True) if not why]
+        ends = self.domain.relax([self.records[i] for i in sound], jobs, progress)
+        first = int(self.settings.get("first", 0))
+        records, dropped = list(self.records), dict(self.dropped)
+        names = list(dict.fromkeys(name for end in ends for name in end.values))
+        columns = {name: [math.nan] * len(records) for name in names}
+        for i, end in zip(sound, ends, strict=True):
+            records[i] = end.record
+            if end.failure:
+                dropped[first + i] = end.failure
+            for name, value in end.values.items():
+                columns[name][i] = value
+        return replace(
+            self, records=records, dropped=dict(sorted(dropped.items())),
+            columns={**self.columns, **columns}, settings={**self.settings, "relaxed": True},
+        )  # fmt: skip
 
     def save(self, folder: str | Path, oracle: Sequence[str] | None = None, report: bool = True,
              progress: Progress | None = None, jobs: int = -1) -> Path:  # fmt: skip

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sciflow.domain import Domain, OracleAnswer, Progress, Property
+from sciflow.domain import Domain, OracleAnswer, Progress, Property, Relaxed
 from sciflow.errors import InputError
 from sciflow.targets import Target
 
@@ -257,6 +257,35 @@ class Molecules(Domain):
             if progress is not None:
                 progress(len(answers), len(records))
         return answers
+
+    def relax(
+        self, records: Sequence[Molecule], jobs: int = -1, progress: Progress | None = None
+    ) -> list[Relaxed]:
+        """By GFN2-xTB; a molecule whose bonds break or form on the way has failed."""
+        from domains.molecules.evaluators.relaxation import KCAL_PER_HARTREE
+        from domains.molecules.perceive import keeps_graph
+        from domains.molecules.xtb import XtbOracle
+
+        relaxed: list[Relaxed] = []
+        oracle, chunk = XtbOracle(), 64
+        for i in range(0, len(records), chunk):
+            for r in oracle.relax(records[i : i + chunk], n_jobs=jobs):
+                if r.molecule is None:
+                    relaxed.append(Relaxed(None, {}, f"not relaxed: {r.error}"))
+                    continue
+                values = {
+                    "relax_rmsd": r.values["rmsd"],
+                    "relax_drop": r.values["energy_drop"] * KCAL_PER_HARTREE,
+                }
+                kept = keeps_graph(r.molecule)
+                relaxed.append(
+                    Relaxed(r.molecule, values)
+                    if kept
+                    else Relaxed(None, values, "bonds broke or formed in relaxation")
+                )
+            if progress is not None:
+                progress(len(relaxed), len(records))
+        return relaxed
 
     def evaluate(self, records: Sequence[Molecule], thorough: bool = False) -> dict[str, float]:
         """All evaluators; geometry and novelty where the training data is at hand."""

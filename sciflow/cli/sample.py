@@ -49,12 +49,14 @@ __all__ = ["sample"]
               help="Processes of the oracle; -1 is every core.")  # fmt: skip
 @click.option("--properties", callback=names, metavar="NAMES",
               help="Let the oracle measure these too, e.g. gap,alpha.")  # fmt: skip
+@click.option("--relax", is_flag=True,
+              help="Move each sound sample to the nearest minimum of the oracle's energy.")  # fmt: skip
 @click.option("--no-oracle", is_flag=True, help="Do not measure the samples.")
 @click.option("--no-report", is_flag=True, help="Do not write report.html.")
 def sample(what: str | None, model: str | None, number: int, targets: tuple[str, ...], seed: int,
            out: Path, steps: int | None, method: str | None, grid: str | None,
            guidance: float | None, settings: tuple[str, ...], batch_size: int, first: int,
-           device: str, jobs: int, properties: list[str] | None, no_oracle: bool,
+           device: str, jobs: int, properties: list[str] | None, relax: bool, no_oracle: bool,
            no_report: bool) -> None:  # fmt: skip
     """Draw samples with the properties asked for, measure them, and write a report.
 
@@ -87,10 +89,14 @@ def sample(what: str | None, model: str | None, number: int, targets: tuple[str,
             click.echo("interrupted before the first batch was done; nothing was saved", err=True)
             raise SystemExit(130)
     try:
+        if relax and not interrupted:
+            with progress_bar("relaxing", "sample") as progress:
+                samples = samples.relaxed(jobs, progress)
         with progress_bar("measuring", "sample") as progress:
             samples.save(out, [] if no_oracle else measured, not no_report, progress, jobs)
     except KeyboardInterrupt:
-        click.echo(f"interrupted; samples.csv and the samples' files are in {out}", err=True)
+        where = f"; samples.csv and the samples' files are in {out}" if out.is_dir() else ""
+        click.echo(f"interrupted{where}", err=True)
         raise SystemExit(130) from None
     _finish(samples, out, interrupted)
 

@@ -164,6 +164,7 @@ def _rows(samples: Samples) -> tuple[list[dict[str, Any]], list[Any]]:
         row: dict[str, Any] = {"sample": first + i, "valid": not why, "reason": why}
         row |= {f"target_{name}": values[i] for name, values in samples.targets.items()}
         row |= {key: identity.get(key) for key in columns}
+        row |= {name: values[i] for name, values in samples.columns.items()}
         rows.append(row)
         if not why:
             sound.append(record)

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -244,3 +245,33 @@ def test_every_value_is_in_the_histogram() -> None:
 def test_plain_data_has_no_nan() -> None:
     given = {"a": math.nan, "b": [1, np.float64(2.5), math.inf], "c": (True, None, "x"), 3: {}}
     assert plain(given) == {"a": None, "b": [1, 2.5, None], "c": [True, None, "x"], "3": {}}
+
+
+def test_relaxed_samples(samples: Samples, tmp_path: Path) -> None:
+    """MMFF94 structures fall by little to GFN2-xTB's minimum; what was unsound stays dropped."""
+    relaxed = samples.relaxed(jobs=1)
+    relaxed.save(tmp_path, oracle=[], report=False)
+    rows = rows_of(tmp_path / "samples.csv")
+    assert [row["valid"] for row in rows] == [str(int(i not in (1, 3))) for i in range(10)]
+    for i, row in enumerate(rows):
+        if row["valid"] == "0":
+            assert row["relax_rmsd"] == ""
+            continue
+        assert 0 < float(row["relax_rmsd"]) < 0.5 and 0 < float(row["relax_drop"]) < 60
+        before, after = samples.records[i], relaxed.records[i]
+        assert not np.allclose(before.positions, after.positions)
+        assert np.array_equal(before.bonds, after.bonds)
+    assert json.loads((tmp_path / "run.json").read_text())["relaxed"] is True
+    # Already there, a second relaxation finds nothing to do.
+    again = relaxed.relaxed(jobs=1)
+    assert np.nanmax(again.columns["relax_drop"]) < 0.05
+
+
+def test_a_sample_that_falls_apart_in_relaxation_is_dropped(samples: Samples) -> None:
+    records = list(samples.records)
+    torn = records[2].positions.copy()
+    torn[0] += 4.0
+    records[2] = records[2].replace(positions=torn)
+    relaxed = replace(samples, records=records).relaxed(jobs=1)
+    assert relaxed.records[2] is None
+    assert "relax" in relaxed.dropped[102]
