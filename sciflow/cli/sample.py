@@ -49,8 +49,9 @@ __all__ = ["sample"]
               help="Processes of the oracle; -1 is every core.")  # fmt: skip
 @click.option("--properties", callback=names, metavar="NAMES",
               help="Let the oracle measure these too, e.g. gap,alpha.")  # fmt: skip
-@click.option("--relax", is_flag=True,
-              help="Move each sound sample to the nearest minimum of the oracle's energy.")  # fmt: skip
+@click.option(
+    "--relax", is_flag=True, help="Move each sound sample to the nearest minimum of the energy."
+)
 @click.option("--no-oracle", is_flag=True, help="Do not measure the samples.")
 @click.option("--no-report", is_flag=True, help="Do not write report.html.")
 def sample(what: str | None, model: str | None, number: int, targets: tuple[str, ...], seed: int,
