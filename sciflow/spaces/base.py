@@ -61,9 +61,9 @@ class Space(ABC):
         """⟨x, C⁻¹ y⟩ with the noise covariance C, over real elements: ``[B]``."""
         return self.sum(x * y, context)
 
-    def log_det(self, x: Tensor, context: Context) -> Tensor:
-        """log det C on the space of legal values, for fields shaped as ``x``: ``[B]``."""
-        return torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    def logdet(self, context: Context) -> Tensor:
+        """log det C on the space of legal values, float64 ``[B]``; 0 for white noise."""
+        return torch.zeros(len(context), dtype=torch.float64, device=context.mask.device)
 
     def dimensions(self, x: Tensor, context: Context) -> Tensor:
         """Dimension of the space of legal values of fields shaped as ``x``: int64 ``[B]``."""
