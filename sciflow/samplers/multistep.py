@@ -19,8 +19,8 @@ eps       ε                        λ            b/a        −r      −1
 
 * ``velocity`` is our default. dz/du = ε − D for z = x/(a + s): it treats VP, VE and rectified
   schedules alike, and both ends of time are ordinary points.
-* ``angle`` has N = 0 for data N(0, σ²), which it solves exactly in one step (called REAB, rectified
-  exponential Adams–Bashforth, in azula); N is the v of Salimans & Ho (2022).
+* ``angle`` has N = 0 for data N(0, σ²), which it solves exactly in one step (REAB in azula);
+  N is the v of Salimans & Ho (2022).
 * ``x0`` is DPM-Solver++ (Lu et al. 2022b), with η > 0 its SDE form: r √(1 − e⁻²ᵠ) z is added and A
   shrinks; η = 1 is the reverse SDE of Song et al. (2021).
 * ``eps`` is DPM-Solver (Lu et al. 2022a) in multistep form.
@@ -32,11 +32,11 @@ D1, D2 = h² D''/2 it reads … − 2b ((e^{−h} − 1 + h)/h² − 1/2) D2, wh
 lacks the factor 2 and falls back to order 2.
 
 Where few values are known the order is lower: in the first steps, after a restart (the history is
-forgotten), at repeated times, and next to a = 0, whose λ = −∞ no polynomial in λ can use (so on
-grids that start there, ``x0`` and ``eps`` of order 3 end up between 2 and 3). A first step of order
-1 has an error of h² N'/2 that alone would hold order 3 down to 2: the exact rule adds in the second
-step what the line through both values would have given, at no further call (not over a first step
-of |k| h > 1, where a line says little). The last interval (to s = 0) ends in D.
+forgotten), at repeated times, and next to a = 0, whose λ = −∞ no polynomial in λ can use (on grids
+that start there ``x0`` and ``eps`` lose a part of an order). A first step of order 1 has an error
+of h² N'/2 that alone would hold order 3 down to 2: the exact rule adds in the second step what the
+line through both values would have given, at no further call (not over a first step of |k| h > 1,
+where a line says little). The last interval (to s = 0) ends in D.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from sciflow.paths import GaussianPath
 from sciflow.samplers.linear import LinearStepper
 from sciflow.samplers.plan import Plan
 
-__all__ = ["AdamsBashforth", "ExponentialMultistep", "Kind", "lagrange_integrals", "moments"]
+__all__ = ["ExponentialMultistep", "Kind", "lagrange_integrals", "moments", "usable"]
 
 Kind = Literal["velocity", "angle", "x0", "eps"]
 
@@ -154,19 +154,6 @@ class ExponentialMultistep(LinearStepper):
             # Where a = 0, "eps" is of no use to later intervals.
             np.divide(p, q, out=np.zeros_like(p), where=q != 0).tolist(), stream,
         )  # fmt: skip
-
-
-class AdamsBashforth(ExponentialMultistep):
-    """Kind ``velocity``, the default for continuous fields.
-
-    Args:
-        path: the field's path.
-        plan: the intervals.
-        order: 1 (Euler = DDIM), 2 or 3.
-    """
-
-    def __init__(self, path: GaussianPath, plan: Plan, order: int = 2):
-        super().__init__(path, plan, "velocity", order)
 
 
 def usable(w: np.ndarray, i: int, most: int) -> int:

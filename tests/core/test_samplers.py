@@ -17,7 +17,7 @@ from sciflow.random import Draws
 from sciflow.samplers import GRIDS, METHODS, Plan, Sampler, time_grid
 from sciflow.samplers.ancestral import Ancestral
 from sciflow.samplers.heun import Heun
-from sciflow.samplers.multistep import AdamsBashforth, lagrange_integrals
+from sciflow.samplers.multistep import ExponentialMultistep, lagrange_integrals
 from sciflow.samplers.steppers import Stepper
 from sciflow.schedules import Cosine, Rectified, Schedule, SubVP, VarianceExploding, VPLinear
 from sciflow.spaces import Euclidean, Tokens, ZeroCoM
@@ -29,9 +29,9 @@ SCHEDULES = [Rectified(), Rectified(2.0), Cosine(), VPLinear(), SubVP(), Varianc
 every_method = pytest.mark.parametrize("method", METHODS)
 Make = Callable[[GaussianPath, Plan], Stepper]
 STEPPERS: dict[str, Make] = {
-    "ab1": lambda path, plan: AdamsBashforth(path, plan, 1),
-    "ab2": lambda path, plan: AdamsBashforth(path, plan, 2),
-    "ab3": lambda path, plan: AdamsBashforth(path, plan, 3),
+    "ab1": lambda path, plan: ExponentialMultistep(path, plan, "velocity", 1),
+    "ab2": lambda path, plan: ExponentialMultistep(path, plan, "velocity", 2),
+    "ab3": lambda path, plan: ExponentialMultistep(path, plan, "velocity", 3),
     "ddim": lambda path, plan: Ancestral(path, plan, 0.0),
     "heun": Heun,
 }

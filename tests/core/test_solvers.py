@@ -20,7 +20,6 @@ from sciflow.samplers.ancestral import Ancestral
 from sciflow.samplers.interpolant_sde import InterpolantSDE, refreshed_share
 from sciflow.samplers.linear import LinearStepper
 from sciflow.samplers.multistep import (
-    AdamsBashforth,
     ExponentialMultistep,
     lagrange_integrals,
     moments,
@@ -305,7 +304,7 @@ def test_adams_bashforth_2_by_hand() -> None:
     target, times = mixture(), torch.tensor([0.9, 0.7, 0.6, 0.35, 0.0]).double()
     a, s = target.path.schedule(times)
     u, context, draws = s / (a + s), all_real(5), Draws(0, torch.arange(5))
-    ours = AdamsBashforth(target.path, Plan.along(times), 2)
+    ours = ExponentialMultistep(target.path, Plan.along(times), "velocity", 2)
     x, v = start(5), [torch.zeros(())]
     for i in range(3):
         clean = clean_of(target, x, times[i])
