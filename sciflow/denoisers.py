@@ -110,9 +110,7 @@ class NetworkDenoiser(Denoiser):
         self, network: Network | None = None, paths: Mapping[str, Path] | None = None
     ) -> NetworkDenoiser:
         """The same denoiser with another network or other paths; nothing is copied."""
-        return NetworkDenoiser(
-            network or self.network, paths or self.paths, self.self_conditioning
-        )
+        return NetworkDenoiser(network or self.network, paths or self.paths, self.self_conditioning)
 
     def forward(
         self, state: State, t: Times | float, previous: Prediction | None = None

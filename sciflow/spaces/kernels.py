@@ -156,11 +156,16 @@ def _matern(z: Tensor, nu: float) -> Tensor:
 def _theta(x: Tensor, rate: float, period: float) -> Tensor:
     """Σ_m exp(−b (x + mP)²), by the sum or by its Fourier series, whichever is short."""
     x = x - period * (x / period).round()
-    if rate * period**2 > math.pi:
-        return sum(((-rate * (x + m * period) ** 2).exp() for m in range(-4, 5)), 0 * x)
-    decay = math.pi**2 / (rate * period**2)
-    waves = sum(
-        (2 * math.exp(-decay * k * k) * (2 * math.pi * k / period * x).cos() for k in range(1, 5)),
-        torch.ones_like(x),
-    )
+    narrow = rate * period**2
+    if narrow > math.pi:
+        images = math.ceil(math.sqrt(_LOG_TINY / narrow) - 0.5)
+        total = (-rate * x**2).exp()
+        for m in range(1, images + 1):
+            total = total + (-rate * (x - m * period) ** 2).exp()
+            total = total + (-rate * (x + m * period) ** 2).exp()
+        return total
+    decay = math.pi**2 / narrow
+    waves = torch.ones_like(x)
+    for k in range(1, math.ceil(math.sqrt(_LOG_TINY / decay)) + 1):
+        waves = waves + 2 * math.exp(-decay * k * k) * (2 * math.pi * k / period * x).cos()
     return math.sqrt(math.pi / rate) / period * waves

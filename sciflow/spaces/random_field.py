@@ -88,6 +88,7 @@ class RandomField(Space):
         kernel.lengths(len(self.size))
         self.kernel, self.channels, self.points = kernel, channels, points
         self.boundary, self.placement = boundary, placement
+        self.event = () if channels is None else (channels,)
         self.mixing = _channel_root(channel_covariance, channels)
         self._cache: dict[tuple[object, ...], Covariance] = {}
 

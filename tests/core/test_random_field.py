@@ -373,11 +373,11 @@ def test_a_field_of_another_kernel_is_sampled(schedule: Schedule) -> None:
 @pytest.mark.parametrize("method", ["ab2", "ddpm"])
 def test_samples_have_the_two_point_function_of_the_data(method: str) -> None:
     """Also where fresh noise enters at every step: it has to be the noise of the space."""
-    kernel, n, shape = Kernel("matern", 0.08, 2.5), 300, (16, 10)
+    kernel, n, shape = Kernel("matern", 0.08, 2.5), 300, (12, 8)
     noise = RandomField((1.0, 0.6), Kernel("matern", 0.04, 1.5), boundary="periodic")
     data = RandomField((1.0, 0.6), kernel, boundary="periodic")
     target = FieldTarget(GaussianPath(noise, Cosine(), "edm"), data, 2.0)
-    sampler = Sampler(steps=200 if method == "ddpm" else 20, method=method)
+    sampler = Sampler(steps=160 if method == "ddpm" else 20, method=method)
     context, draws = grid(*shape, batch=n), Draws(1, torch.arange(n))
     x = sampler(target, context, draws, dtype=torch.float32).state["u"]
     power = torch.fft.fft2(x.double()).abs() ** 2
