@@ -386,6 +386,34 @@ def test_samples_have_the_two_point_function_of_the_data(method: str) -> None:
     assert float((found - expected).abs().max()) < 0.06
 
 
+def test_a_coloured_gradient_guides_to_the_posterior_mean() -> None:
+    """D + (s²/a) C ∇log p(y | x_t) = E[x_0 | x_t, y] for a sensor y = hᵀx_0 + noise, by kriging.
+
+    With data covariance A and noise covariance C the posterior of x_0 given x_t has covariance
+    V = A − a² A (a² A + s² C)⁻¹ A; a gradient that is not coloured misses by far.
+    """
+    shape, t, error, y = (8, 6), torch.tensor([0.4], dtype=F64), 0.1, 1.7
+    noise = RandomField((1.0, 0.6), Kernel("matern", 0.1, 1.5), boundary="periodic")
+    data = RandomField((1.0, 0.6), Kernel("matern", 0.2, 2.5), boundary="periodic")
+    target = FieldTarget(GaussianPath(noise, Cosine(), "edm"), data, 2.0)
+    context, h = grid(*shape), torch.zeros(shape, dtype=F64)
+    h[2, 3], h[2, 4] = 0.5, 0.5
+    a, s = (float(c) for c in target.path.schedule(t))
+    big_a, c = 2 * exact_covariance(data, *shape), exact_covariance(noise, *shape)
+    gain = a * big_a @ torch.linalg.inv(a**2 * big_a + s**2 * c)
+    v = big_a - a * gain @ big_a
+    x = numbers(1, *shape).requires_grad_()
+    d = target(State({"u": x}, context), t)["u"]
+    torch.testing.assert_close(d.flatten(), gain @ x.flatten(), rtol=0, atol=1e-9)
+    spread = h.flatten() @ v @ h.flatten() + error**2
+    misfit = y - (h * d[0]).sum()
+    (gradient,) = torch.autograd.grad(-0.5 * misfit**2 / spread, x)
+    step = s**2 / a * noise.color(gradient, context)
+    kriged = (v @ h.flatten() * misfit / spread).view(shape).detach()
+    torch.testing.assert_close(step[0], kriged, rtol=0, atol=1e-9)
+    assert float((s**2 / a * gradient[0] - kriged).abs().max()) > 0.3 * float(kriged.abs().max())
+
+
 def test_what_is_refused() -> None:
     with pytest.raises(InputError, match="squared-exponential"):
         Kernel("rbf")  # type: ignore[arg-type]
