@@ -66,7 +66,7 @@ class Covariance(ABC):
         """
 
     @abstractmethod
-    def log_det(self) -> Tensor:
+    def logdet(self) -> Tensor:
         """log det C; raises as :meth:`solve` does."""
 
 
@@ -104,7 +104,7 @@ class GridCovariance(Covariance):
         self._check()
         return self._filter(x, 1 / self.eigenvalues)
 
-    def log_det(self) -> Tensor:
+    def logdet(self) -> Tensor:
         self._check()
         return self.exact.log().sum()
 
@@ -159,7 +159,7 @@ class DenseCovariance(Covariance):
         solved = torch.cholesky_solve(flat.transpose(-1, -2), self.factor).transpose(-1, -2)
         return solved.reshape(x.shape).to(self.dtype)
 
-    def log_det(self) -> Tensor:
+    def logdet(self) -> Tensor:
         self._check()
         return 2 * self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 

@@ -111,11 +111,12 @@ class Harmonic(ZeroCoM):
         """κ xᵀ L y of each sample, ``[B]``."""
         return self.sum(self.project(x, context) * self.whiten(y, context), context)
 
-    def log_det(self, x: Tensor, context: Context) -> Tensor:
+    def logdet(self, context: Context) -> Tensor:
         """log det C on centred points, float64 ``[B]``."""
         # M is L on them, and 1 on the constant that they leave out, as on padding.
         half = self._factor(context).diagonal(dim1=1, dim2=2).log().sum(1)
-        freedom = self.dimensions(x, context).double()
+        like = half.new_zeros(*context.mask.shape, self.dim)
+        freedom = self.dimensions(like, context).double()
         return -2 * self.dim * half - freedom * math.log(self.stiffness)
 
     def _matrix(self, context: Context) -> Tensor:

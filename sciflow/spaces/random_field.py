@@ -134,13 +134,13 @@ class RandomField(Space):
         """xᵀ C⁻¹ y of each sample, ``[B]``; raises as :meth:`whiten` does."""
         return self.sum(self.project(x, context) * self.whiten(y, context), context)
 
-    def log_det(self, x: Tensor, context: Context) -> Tensor:
+    def logdet(self, context: Context) -> Tensor:
         """log det C of each sample, float64 ``[B]``; raises as :meth:`whiten` does."""
-        one = self._invertible(context, torch.float64).log_det()
-        total = one.expand(len(context)).to(x.device) * (self.channels or 1)
+        one = self._invertible(context, torch.float64).logdet()
+        total = one.expand(len(context)).to(context.mask.device) * (self.channels or 1)
         if self.mixing is not None:
             elements = self.count(context).double()
-            total = total + elements * 2 * self.mixing.diagonal().log().sum().to(x.device)
+            total = total + elements * 2 * self.mixing.diagonal().log().sum().to(total)
         return total
 
     def covariance(self, context: Context, dtype: torch.dtype = torch.float64) -> Covariance:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sciflow.errors import InputError
+from sciflow.likelihood import FlowLikelihood
 from sciflow.paths import GaussianPath
 from sciflow.random import Draws
 from sciflow.samplers import Sampler
@@ -258,8 +259,8 @@ def test_color_is_the_covariance_and_whiten_its_inverse(
     torch.testing.assert_close(space.color(space.whiten(g, context), context), g, atol=1e-6, rtol=0)
     expected = torch.einsum("bi,ij,bj->b", g.flatten(1), torch.linalg.inv(dense), y.flatten(1))
     torch.testing.assert_close(space.inner(g, y, context), expected, rtol=1e-7, atol=1e-7)
-    logdet = torch.linalg.slogdet(dense).logabsdet
-    torch.testing.assert_close(space.log_det(g, context), logdet.expand(3), rtol=1e-8, atol=0)
+    expected = torch.linalg.slogdet(dense).logabsdet.expand(3)
+    torch.testing.assert_close(space.logdet(context), expected, rtol=1e-8, atol=0)
     assert dense.shape == (2 * n, 2 * n)
 
 
@@ -294,7 +295,7 @@ def test_the_white_limit(boundary: str) -> None:
     for space in (white, short):
         torch.testing.assert_close(space.color(g, context), g, rtol=0, atol=1e-12)
         torch.testing.assert_close(space.inner(g, g, context), (g**2).sum()[None])
-        assert float(space.log_det(g, context)) == pytest.approx(0, abs=1e-9)
+        assert float(space.logdet(context)) == pytest.approx(0, abs=1e-9)
 
 
 @some_kernels
@@ -327,8 +328,8 @@ def test_scattered_points_do_not_know_padding_and_companions() -> None:
     torch.testing.assert_close(
         space.noise(alone, Draws(0, [6]), "n", dtype=F64)[0], z[1, :12], rtol=0, atol=1e-9
     )
-    expected = RandomField((1.0, 1.0), SQUARED, points="sensors").log_det(x[1:2, :12], alone) * 2
-    torch.testing.assert_close(space.log_det(x, context)[1:2], expected)
+    expected = RandomField((1.0, 1.0), SQUARED, points="sensors").logdet(alone) * 2
+    torch.testing.assert_close(space.logdet(context)[1:2], expected)
 
 
 class FieldTarget(ExactDenoiser):
@@ -384,6 +385,21 @@ def test_samples_have_the_two_point_function_of_the_data(method: str) -> None:
     found = torch.fft.ifft2(power).real.mean(0) / math.prod(shape)
     expected = 2 * exact_covariance(data, *shape)[0].view(shape)
     assert float((found - expected).abs().max()) < 0.06
+
+
+def test_the_density_of_a_field_is_that_of_its_gaussian() -> None:
+    """Along the flow the prior is measured with C⁻¹ and log det C, not as if it were white."""
+    shape = (6, 5)
+    noise = RandomField((1.0, 0.6), ROUGH, boundary="periodic")
+    data = RandomField((1.0, 0.6), Kernel("matern", 0.2, 0.5), boundary="periodic")
+    target = FieldTarget(GaussianPath(noise, Cosine(), "edm"), data, 2.0)
+    context = grid(*shape, batch=2)
+    x = math.sqrt(2) * data.noise(context, Draws(0, [0, 1]), "data", dtype=F64)
+    law = torch.distributions.MultivariateNormal(
+        torch.zeros(30, dtype=F64), 2 * exact_covariance(data, *shape)
+    )
+    found = FlowLikelihood(begin=0.0, steps=12)(target, State({"u": x}, context)).log_density
+    torch.testing.assert_close(found, law.log_prob(x.flatten(1)), rtol=0, atol=1e-4)
 
 
 def test_a_coloured_gradient_guides_to_the_posterior_mean() -> None:
@@ -447,7 +463,7 @@ def test_where_a_likelihood_is_not_defined() -> None:
     with pytest.raises(InputError, match="singular"):
         smooth.whiten(numbers(1, 32), grid(32))
     with pytest.raises(InputError, match="singular"):
-        RandomField((1.0,), Kernel("squared-exponential", 0.3)).log_det(numbers(1, 64), grid(64))
+        RandomField((1.0,), Kernel("squared-exponential", 0.3)).logdet(grid(64))
     space = RandomField((1.0, 1.0), MATERN)
     with pytest.raises(InputError, match="at most 4096"):
         space.whiten(numbers(1, 65, 64), grid(65, 64))
