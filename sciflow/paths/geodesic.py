@@ -5,8 +5,8 @@ probability-flow ODE of one form, in which c is the time,
 
     dx/dc = −F(x, c),     F = E[ F(x_t | x_0) | x_t ],     D = exp_{x_t}(c F),
 
-with F a tangent vector at x_t of order one, which the network predicts. (Equal sign by sign to the
-Gaussian case, where F = ε − D on the rectified schedule, and F = −ε for exploding variance.)
+with F a tangent vector at x_t of order one, which the network predicts. (In flat space F is D − ε
+for the rectified schedule, and −ε for exploding variance.)
 
 =========  =========================  ===================================  =====================
 kind       c                          x_t                                  F(x_t | x_0)
@@ -111,8 +111,8 @@ class GeodesicPath(Path):
 
         Raises:
             InputError: a flow from s > 0. No noise that does not know x_0 widens the uniform law
-                of log_{x_0} x_s to that of x_t: on a circle its characteristic function would be
-                the quotient of two sinc, which has poles.
+                of log_{x_0} x_s to that of x_t: on a circle its Fourier coefficients, quotients of
+                two sinc, would exceed 1.
         """
         times = torch.tensor([s, t], dtype=torch.float64, device=x.device)
         if s <= 0:
@@ -123,8 +123,8 @@ class GeodesicPath(Path):
                 "process but from clean data; restart from time 0, or train kind='diffusion'"
             )
         c = self.scale(times).tolist()
-        missing = torch.tensor(math.sqrt(max(c[1] ** 2 - c[0] ** 2, 0.0)), device=x.device)
-        return self.space.diffuse(x, missing, context, draws, stream, step)
+        missing = math.sqrt(max(c[1] ** 2 - c[0] ** 2, 0.0))
+        return self.space.diffuse(x, times.new_tensor(missing), context, draws, stream, step)
 
     def network_input(self, x_t: Tensor, t: Tensor) -> Tensor:
         return x_t

@@ -43,7 +43,7 @@ class AngleMixture(ExactDenoiser):
     """
 
     def __init__(self, path: GeodesicPath, means: Sequence[float], spreads: Sequence[float],
-                 weights: Sequence[float], field: str = "x", nodes: int = 40):  # fmt: skip
+                 weights: Sequence[float], field: str = "x", nodes: int = 32):  # fmt: skip
         super().__init__({field: path})
         self.path, self.field = path, field
         self.means, self.spreads, w = (

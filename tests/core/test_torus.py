@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -102,6 +102,7 @@ def test_the_score_never_points_past_the_centre(sigma: float) -> None:
 
 
 @given(st.floats(-1e4, 1e4), st.sampled_from([torch.float32, torch.float64]))
+@settings(deadline=None)
 def test_wrapping(x: float, dtype: torch.dtype) -> None:
     value = torch.tensor([x, -x, PI, -PI, 3 * PI, 0.0, 1e-9], dtype=dtype)
     y = wrap(value)
@@ -116,6 +117,7 @@ def test_wrapping(x: float, dtype: torch.dtype) -> None:
 
 
 @given(st.floats(-PI, 3.14159), st.floats(-3.14159, 3.14159))
+@settings(deadline=None)
 def test_log_undoes_exp(x: float, v: float) -> None:
     space = Torus()
     start, step = (torch.tensor(y, dtype=torch.float64) for y in (x, v))
