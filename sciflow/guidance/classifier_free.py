@@ -1,7 +1,9 @@
-r"""Classifier-free guidance (Ho & Salimans 2022) for means and for logits.
+r"""Classifier-free guidance (Ho & Salimans 2022) for means, logits and points of a manifold.
 
     D_w = D(x, t, c) + w·( D(x, t, c) − D(x, t, ∅) ),
-    log p_w = log p(· | c) + w·( log p(· | c) − log p(· | ∅) )      up to normalisation.
+    log p_w = log p(· | c) + w·( log p(· | c) − log p(· | ∅) )      up to normalisation,
+
+and on a manifold as for means, in the tangent space at x (:meth:`Path.extrapolate`).
 
 w = 0 is the conditional model itself, bit for bit and at one call a step; w > 0 sharpens. The
 guided denoiser is only used where λ = log(a/s) of the pace-setting time lies in ``interval``
@@ -10,11 +12,8 @@ guided denoiser is only used where λ = log(a/s) of the pace-setting time lies i
 
 from __future__ import annotations
 
-import torch
-
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.paths import CategoricalPath
 from sciflow.state import State, Times
 
 __all__ = ["ClassifierFree"]
@@ -47,10 +46,10 @@ class ClassifierFree(Denoiser):
             return conditional
         bare = State(state.fields, state.context.unconditional())
         unconditional = self.denoiser(bare, t, previous)
-        clean = {}
-        for name, path in self.paths.items():
-            c, u = conditional[name], unconditional[name]
-            if isinstance(path, CategoricalPath):
-                c, u = c.log_softmax(-1), u.log_softmax(-1)
-            clean[name] = torch.add(c, c - u, alpha=self.weight)
-        return Prediction(clean)
+        return Prediction(
+            {
+                name: path.extrapolate(state[name], conditional[name], unconditional[name],
+                                       self.weight)
+                for name, path in self.paths.items()
+            }
+        )  # fmt: skip

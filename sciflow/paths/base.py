@@ -70,6 +70,14 @@ class Path(ABC):
     def loss(self, clean: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, context: Context) -> Tensor:
         """The field's loss, one number a sample ``[B]``."""
 
+    def extrapolate(self, x_t: Tensor, clean: Tensor, weak: Tensor, weight: float) -> Tensor:
+        """The estimate ``clean`` moved away from a weaker one: D + w (D − D_weak).
+
+        Guidance by a weak estimate is linear in this sense only: for means as written, for logits
+        up to normalisation, for points of a manifold in the tangent space at x_t.
+        """
+        return torch.add(clean, clean - weak, alpha=weight)
+
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """Plain data that describes the path in a checkpoint."""

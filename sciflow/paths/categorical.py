@@ -132,6 +132,10 @@ class CategoricalPath(Path):
         total = self.space.sum(ce * unknown, context)
         return total / self.space.count(context).clamp(min=1)
 
+    def extrapolate(self, x_t: Tensor, clean: Tensor, weak: Tensor, weight: float) -> Tensor:
+        """log p + w (log p − log p_weak)."""
+        return super().extrapolate(x_t, clean.log_softmax(-1), weak.log_softmax(-1), weight)
+
     def config(self) -> dict[str, Any]:
         return {
             "kind": self.kind,

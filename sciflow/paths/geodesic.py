@@ -161,6 +161,11 @@ class GeodesicPath(Path):
         n = self.space.sum(torch.ones_like(error) * unknown, context).clamp(min=1)
         return self.space.sum(error * unknown, context) / n
 
+    def extrapolate(self, x_t: Tensor, clean: Tensor, weak: Tensor, weight: float) -> Tensor:
+        """exp_x(v + w (v − v_weak)), v = log_x D."""
+        v, v_weak = self.space.log(x_t, clean), self.space.log(x_t, weak)
+        return self.space.exp(x_t, super().extrapolate(x_t, v, v_weak, weight))
+
     def config(self) -> dict[str, Any]:
         return {
             "kind": f"geodesic-{self.kind}",

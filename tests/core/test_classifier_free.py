@@ -8,11 +8,11 @@ import torch
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.guidance import ClassifierFree
-from sciflow.paths import CategoricalPath, GaussianPath
+from sciflow.paths import CategoricalPath, GaussianPath, GeodesicPath
 from sciflow.random import Draws
 from sciflow.samplers import Sampler
 from sciflow.schedules import Rectified
-from sciflow.spaces import Euclidean, Tokens
+from sciflow.spaces import SO3, Euclidean, Tokens, Torus
 from sciflow.state import Context, State, Times
 from sciflow.testing.targets import NamedMixture, all_real
 
@@ -123,3 +123,18 @@ def test_more_weight_gives_more_of_what_is_asked() -> None:
 def test_a_weight_below_zero_is_refused(weight: float) -> None:
     with pytest.raises(InputError, match=r"0 \(off\) or more"):
         ClassifierFree(Asked(), weight)
+
+
+def test_angles_and_rotations_are_moved_in_their_tangent_space() -> None:
+    """The step of the geodesic ODE is linear in the weight, and the estimate stays on the manifold."""
+    draws, n = Draws(2, torch.arange(5)), 5
+    for space in (Torus(), SO3()):
+        path = GeodesicPath(space, Rectified())
+        x, c, u = (space.noise(all_real(n, 3), draws, k, dtype=torch.float64) for k in "xcu")
+        # Near x, where twice the difference does not wind round.
+        c, u = (space.exp(x, 0.2 * space.log(x, y)) for y in (c, u))
+        moved = path.extrapolate(x, c, u, 0.7)
+        expected = 1.7 * space.log(x, c) - 0.7 * space.log(x, u)
+        torch.testing.assert_close(space.log(x, moved), expected, rtol=0, atol=1e-9)
+        torch.testing.assert_close(space.project(moved, all_real(n, 3)), moved, rtol=0, atol=1e-9)
+        torch.testing.assert_close(path.extrapolate(x, c, u, 0.0), c, rtol=0, atol=1e-9)

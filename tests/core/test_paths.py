@@ -270,7 +270,7 @@ def test_exact_logits_minimise_the_loss(kind: str) -> None:
 
 def test_configurations_describe_the_path() -> None:
     config = gaussian(Cosine(), "v").config()
-    assert config["schedule"] == {"kind": "cosine"} and config["prediction"] == "v"
+    assert config["schedule"] == {"kind": "cosine", "power": 1.0} and config["prediction"] == "v"
     assert config["kind"] == "gaussian" and config["data_std"] == 1.7
     assert categorical("marginal").config()["marginal"] == MARGINAL
     assert categorical("uniform", pairs=True).config()["pairs"] is True
