@@ -43,9 +43,8 @@ class Method:
 
 
 def _multistep(kind: Kind, order: int, rule: Literal["exact", "midpoint"] = "exact") -> Method:
-    return Method(
-        lambda path, plan, settings, name: ExponentialMultistep(path, plan, kind, order, rule)
-    )
+    return Method(lambda path, plan, settings, name: ExponentialMultistep(
+        path, plan, kind, order, rule, extrapolate=settings.extrapolate))  # fmt: skip
 
 
 METHODS: dict[str, Method] = {

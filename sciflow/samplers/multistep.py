@@ -92,6 +92,8 @@ class ExponentialMultistep(LinearStepper):
         rule: how the polynomial is integrated; "midpoint" up to order 2.
         eta: fresh noise, for kind "x0".
         stream: name of the field's random numbers.
+        extrapolate: the last step uses earlier values like any other instead of ending in D; for
+            kinds "velocity" and "angle", whose w is finite there.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class ExponentialMultistep(LinearStepper):
         rule: Literal["exact", "midpoint"] = "exact",
         eta: float = 0.0,
         stream: str = "field",
+        extrapolate: bool = False,
     ):
         if kind not in get_args(Kind):
             raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, not {kind!r}")
@@ -123,8 +126,9 @@ class ExponentialMultistep(LinearStepper):
         from_clean: list[float] = []
         older: list[list[float]] = []
         for i, age in enumerate(ages):
-            m = usable(w, i, min(order, age + 1)) if r[i] > 0 and end[i] != w[i] else 1
-            if m == 1 and (kind != "angle" or r[i] == 0 or end[i] == w[i]):
+            open_ended = r[i] > 0 or (extrapolate and kind in ("velocity", "angle"))
+            m = usable(w, i, min(order, age + 1)) if open_ended and end[i] != w[i] else 1
+            if m == 1 and (kind != "angle" or not open_ended or end[i] == w[i]):
                 # Order 1 is DDIM in all other coordinates, written so that a = 0 is no exception.
                 left = r[i] / s[i] * decay[i] ** eta
                 from_x.append(float(left))

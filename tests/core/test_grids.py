@@ -164,6 +164,24 @@ def test_coefficients_are_shared_but_histories_are_not() -> None:
     assert not torch.equal(sampler(other, *args).state["x"], first)
 
 
+@pytest.mark.parametrize(("method", "order"), [("ab2", 2), ("ab3", 3), ("reab3", 3)])
+def test_extrapolated_ends_are_of_the_order_of_the_method(method: str, order: int) -> None:
+    """To the data and without the final denoising, on equal steps of u."""
+    model, x = target(), Draws(3, torch.arange(8)).normal((1, 2), "x", dtype=torch.float64)
+
+    def error(n: int) -> float:
+        sampler = Sampler(
+            steps=n, method=method, grid="uniform-u", logsnr_last=12, extrapolate=True
+        )
+        found = sampler(model, all_real(8), Draws(0, range(8)), start={"x": x}, dtype=x.dtype)
+        one = torch.ones((), dtype=torch.float64)
+        return float((found.state["x"] - model.flow(x, one, 0 * one)).norm())
+
+    assert math.log(error(40) / error(120)) / math.log(3) == pytest.approx(order, abs=0.35)
+    with pytest.raises(InputError, match="not 'unipc2'"):
+        Sampler(method="unipc2", extrapolate=True)
+
+
 def test_doubled_plans_visit_inner_times_twice() -> None:
     plan = Plan.along(torch.tensor([1.0, 0.6, 0.3, 0.0])).doubled()
     assert plan.start.tolist() == pytest.approx([1.0, 0.6, 0.6, 0.3, 0.3])
