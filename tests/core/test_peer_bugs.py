@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import torch
@@ -119,16 +120,42 @@ def test_few_steps_of_every_order_are_finite(schedule: Schedule, method: str) ->
         assert float((x[:, 0] - target.mean).abs().max()) < 12
 
 
+class Textbook(DiagonalGaussian):
+    """A network whose output is what the name of its prediction type says, by its own formula."""
+
+    def forward(
+        self, state: State, t: Times | float, previous: Prediction | None = None
+    ) -> Prediction:
+        x, u = state["x"], torch.full((state.batch_size,), float(t), dtype=torch.float64)  # type: ignore[arg-type]
+        d = self.exact(state, {"x": u})["x"]
+        (a, s), (da, ds) = (
+            (p[:, None, None], q[:, None, None])
+            for p, q in (self.path.schedule(u), self.path.schedule.derivatives(u))
+        )
+        eps = (x - a * d) / s
+        scale = (a**2 + s**2).sqrt()
+        mix = (d - a / scale**2 * x) * scale / s
+        outputs = {"x0": d, "eps": eps, "v": a * eps - s * d, "score": -eps / s,
+                   "velocity": da * d + ds * eps, "edm": mix}  # fmt: skip
+        return Prediction(
+            {"x": self.path.clean(outputs[self.path.prediction], x, u, state.context)}
+        )
+
+
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @every_schedule
 def test_ddim_knows_every_prediction_type(schedule: Schedule, prediction: str) -> None:
     """diffusers #1486: DDIM took prediction_type="sample" for noise; with one conversion, in the
     path, the update is a_s D + s_s (x − a_t D)/s_t for all of them."""
-    model = Recorded(gaussian(schedule, prediction=prediction))
-    Sampler(steps=4, method="ddim")(model, all_real(3), Draws(0, range(3)), dtype=torch.float64)
-    for (t, x), (u, y) in zip(model.seen[:-1], model.seen[1:], strict=True):
+    path = GaussianPath(Euclidean(2), schedule, prediction)  # type: ignore[arg-type]
+    target = Textbook(path, torch.tensor([1.0, -2.0]), torch.tensor([0.3, 2.0]))
+    model, start = Recorded(target), {"x": torch.tensor([[[0.5, -1.0]]], dtype=torch.float64)}
+    Sampler(steps=4, method="ddim")(
+        model, all_real(1), Draws(0, [0]), dtype=torch.float64, start=start, begin=0.9
+    )
+    v, m = target.variance, target.mean
+    for (t, x), (u, y) in pairwise(model.seen):
         (a, s), (b, r) = (schedule(torch.tensor(w, dtype=torch.float64)) for w in (t, u))
-        v, m = model.denoiser.variance, model.denoiser.mean
         d = m + a * v / (a**2 * v + s**2) * (x["x"] - a * m)
         expected = b * d + r * (x["x"] - a * d) / s
         torch.testing.assert_close(y["x"], expected, rtol=1e-6, atol=1e-6)
