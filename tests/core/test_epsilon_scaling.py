@@ -96,7 +96,7 @@ def test_fit_finds_nothing_to_mend_at_the_exact_flow() -> None:
 
 
 def test_fitted_scale_is_the_ratio_of_norms() -> None:
-    """A step of DDIM multiplies N(0, 1) by cos Δθ, θ = atan(s/a), and with it its noise estimate."""
+    """A step of DDIM multiplies N(0, 1) by cos Δθ, θ = atan(s/a), and its noise estimate too."""
     n = 20_000
     target, data = standard(n)
     sampler, draws = Sampler(steps=5, method="ab1", grid="uniform-u"), Draws(2, torch.arange(n))
