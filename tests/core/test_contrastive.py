@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sciflow.contrast import Contrast, Uncontrasted, corrected
 from sciflow.denoisers import Denoiser, Network, NetworkDenoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.objectives import DenoisingObjective
+from sciflow.objectives.contrast import Contrast, Uncontrasted, corrected
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.random import Draws
 from sciflow.samplers import Sampler

@@ -9,9 +9,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from sciflow.curriculum import Curriculum, TimeDistribution, stratified
 from sciflow.errors import InputError
 from sciflow.objectives import DenoisingObjective
+from sciflow.objectives.curriculum import Curriculum, TimeDistribution, stratified
 from sciflow.random import Draws
 from sciflow.schedules import Cosine, Rectified, Schedule, VarianceExploding, VPLinear
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from sciflow.denoisers import Denoiser, Network, NetworkDenoiser
-from sciflow.given import GivenRule
 from sciflow.objectives import DenoisingObjective
+from sciflow.objectives.given import GivenRule
 from sciflow.paths import CategoricalPath, GaussianPath, GeodesicPath
 from sciflow.random import Draws
 from sciflow.samplers import Sampler

@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from sciflow.curriculum import TimeDistribution
 from sciflow.denoisers import Network, NetworkDenoiser
 from sciflow.errors import InputError
-from sciflow.given import GivenRule
 from sciflow.objectives import DenoisingObjective
+from sciflow.objectives.curriculum import TimeDistribution
+from sciflow.objectives.given import GivenRule
+from sciflow.objectives.uncertainty import Uncertainty
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.random import Draws
 from sciflow.schedules import Cosine, Rectified
 from sciflow.spaces import Euclidean, Tokens, ZeroCoM
 from sciflow.state import Context, State
 from sciflow.testing.targets import all_real
-from sciflow.uncertainty import Uncertainty
 
 N = 4000
 

@@ -11,14 +11,14 @@ from torch import Tensor
 from sciflow.denoisers import Network, NetworkDenoiser
 from sciflow.errors import InputError
 from sciflow.objectives import DenoisingObjective
+from sciflow.objectives.uncertainty import Uncertainty
+from sciflow.objectives.weights import LossWeight
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.random import Draws
 from sciflow.schedules import Cosine, Rectified, Schedule, SubVP, VarianceExploding, VPLinear
 from sciflow.spaces import Euclidean, Tokens
 from sciflow.state import Context, State
 from sciflow.testing.targets import TokenTable, all_real
-from sciflow.uncertainty import Uncertainty
-from sciflow.weights import LossWeight
 
 PREDICTIONS = ["x0", "eps", "v", "score", "velocity", "edm"]
 SCHEDULES = [Rectified(), Cosine(), VPLinear(), SubVP(), VarianceExploding()]

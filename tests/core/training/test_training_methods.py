@@ -10,18 +10,18 @@ import pytest
 import torch
 from tiny_training import data, denoiser, run
 
-from sciflow.contrast import Contrast
-from sciflow.curriculum import Curriculum, TimeDistribution
 from sciflow.denoisers import NetworkDenoiser
 from sciflow.errors import InputError
-from sciflow.given import GivenRule
 from sciflow.objectives import DenoisingObjective
+from sciflow.objectives.contrast import Contrast
+from sciflow.objectives.curriculum import Curriculum, TimeDistribution
+from sciflow.objectives.given import GivenRule
+from sciflow.objectives.uncertainty import Uncertainty
+from sciflow.objectives.weights import LossWeight
 from sciflow.paths import GaussianPath
 from sciflow.schedules import Rectified
 from sciflow.spaces import ZeroCoM
 from sciflow.training.checkpoints import load_averaged, read_checkpoint
-from sciflow.uncertainty import Uncertainty
-from sciflow.weights import LossWeight
 
 STEPS = 9
 

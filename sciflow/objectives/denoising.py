@@ -8,9 +8,9 @@ schedules at inference: bonds before atoms, or all at once. Everything random is
 (seed, sample, step), so step k can be repeated exactly; only strata and negatives, like couplings
 across a batch, depend on the other samples of it.
 
-What else can be set has a file of its own: times (:mod:`sciflow.curriculum`), weights of noise
-levels (:mod:`sciflow.weights`, learned in :mod:`sciflow.uncertainty`), given elements
-(:mod:`sciflow.given`), contrast (:mod:`sciflow.contrast`).
+What else can be set has a file of its own: times (:mod:`sciflow.objectives.curriculum`), weights of noise
+levels (:mod:`sciflow.objectives.weights`, learned in :mod:`sciflow.objectives.uncertainty`), given elements
+(:mod:`sciflow.objectives.given`), contrast (:mod:`sciflow.objectives.contrast`).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from sciflow.contrast import Contrast
-from sciflow.curriculum import Curriculum, TimeDistribution, stratified
 from sciflow.denoisers import NetworkDenoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.given import GivenRule
+from sciflow.objectives.contrast import Contrast
+from sciflow.objectives.curriculum import Curriculum, TimeDistribution, stratified
+from sciflow.objectives.given import GivenRule
+from sciflow.objectives.uncertainty import Uncertainty
+from sciflow.objectives.weights import LossWeight
 from sciflow.paths import GaussianPath, Path
 from sciflow.random import Draws
 from sciflow.state import Context, State, field_times
-from sciflow.uncertainty import Uncertainty
-from sciflow.weights import LossWeight
 
 __all__ = ["DenoisingObjective", "Losses"]
 

@@ -1,0 +1,21 @@
+"""What training minimises: corrupt a batch at random times, score the clean estimate."""
+
+from sciflow.objectives.contrast import Contrast, Uncontrasted, corrected
+from sciflow.objectives.curriculum import Curriculum, TimeDistribution
+from sciflow.objectives.denoising import DenoisingObjective, Losses
+from sciflow.objectives.given import GivenRule
+from sciflow.objectives.uncertainty import Uncertainty
+from sciflow.objectives.weights import LossWeight
+
+__all__ = [
+    "Contrast",
+    "Curriculum",
+    "DenoisingObjective",
+    "GivenRule",
+    "LossWeight",
+    "Losses",
+    "TimeDistribution",
+    "Uncertainty",
+    "Uncontrasted",
+    "corrected",
+]
