@@ -8,9 +8,10 @@ schedules at inference: bonds before atoms, or all at once. Everything random is
 (seed, sample, step), so step k can be repeated exactly; only strata and negatives, like couplings
 across a batch, depend on the other samples of it.
 
-What else can be set has a file of its own: times (:mod:`sciflow.objectives.curriculum`), weights of noise
-levels (:mod:`sciflow.objectives.weights`, learned in :mod:`sciflow.objectives.uncertainty`), given elements
-(:mod:`sciflow.objectives.given`), contrast (:mod:`sciflow.objectives.contrast`).
+What else can be set has a file of its own: times (:mod:`~sciflow.objectives.curriculum`), weights
+of noise levels (:mod:`~sciflow.objectives.weights`, learned in
+:mod:`~sciflow.objectives.uncertainty`), given elements (:mod:`~sciflow.objectives.given`), contrast
+(:mod:`~sciflow.objectives.contrast`).
 """
 
 from __future__ import annotations
