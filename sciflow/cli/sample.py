@@ -34,8 +34,8 @@ __all__ = ["sample"]
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("-o", "--out", type=FILE, default="run", show_default=True, help="Output folder.")
 @click.option("--steps", type=click.IntRange(min=1), help="Network calls; default the model's own.")
-@click.option("--method", help="ab1, ab2, ab3, heun, ddim or ddpm; default the model's own.")
-@click.option("--grid", help="uniform-u, uniform-logsnr, karras or time; default the model's own.")
+@click.option("--method", help="Solver, e.g. ab2, heun, unipc3 or ddpm; a wrong name lists them.")
+@click.option("--grid", help="Spacing of the calls, e.g. uniform-u; a wrong name lists them.")
 @click.option("--guidance", type=click.FloatRange(min=0), metavar="W",
               help="Weight of classifier-free guidance; 0 is none.")  # fmt: skip
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
@@ -169,7 +169,8 @@ def _sampler(
             raise InputError(f"setting {text!r}: write KEY=VALUE")
         if name not in defaults:
             raise InputError(f"unknown sampler setting {name!r}; known: {', '.join(defaults)}")
-        given[name] = _typed(name, value, type(defaults[name]))
+        # The one setting without a number by default is a bound.
+        given[name] = _typed(name, value, float if defaults[name] is None else type(defaults[name]))
     return given
 
 

@@ -126,7 +126,7 @@ def test_a_weight_below_zero_is_refused(weight: float) -> None:
 
 
 def test_angles_and_rotations_are_moved_in_their_tangent_space() -> None:
-    """The step of the geodesic ODE is linear in the weight, and the estimate stays on the manifold."""
+    """The geodesic ODE's step is linear in the weight; the estimate stays on the manifold."""
     draws, n = Draws(2, torch.arange(5)), 5
     for space in (Torus(), SO3()):
         path = GeodesicPath(space, Rectified())
