@@ -164,7 +164,7 @@ class Model:
         *,
         guidance: float | None = None,
         first: int = 0,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         sampler: Mapping[str, Any] | None = None,
         device: str = "cpu",
         progress: Progress | None = None,
@@ -177,13 +177,16 @@ class Model:
             seed: any integer.
             guidance: weight of classifier-free guidance; 0 is none, default the model's own.
             first: number of the first sample, so that a large run can be sharded.
-            batch_size: samples a network call; changes speed and memory only.
+            batch_size: samples a network call; changes speed and memory only. Default 32 on a CPU,
+                whose caches then hold a batch, and 256 elsewhere.
             sampler: settings that differ from the model's, e.g. ``{"steps": 100}``.
             device: where to compute.
             progress: told (samples done, n).
         """
         if n < 1:
             raise InputError(f"the number of samples must be at least 1, not {n}")
+        if batch_size is None:
+            batch_size = 32 if torch.device(device).type == "cpu" else 256
         if batch_size < 1:
             raise InputError(f"a batch holds at least 1 sample, not {batch_size}")
         targets = as_targets(target or {}, self.properties)

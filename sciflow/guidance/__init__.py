@@ -1,5 +1,7 @@
 """Guidance: a denoiser made from a denoiser, so that any guidance runs under any sampler."""
 
 from sciflow.guidance.classifier_free import ClassifierFree
+from sciflow.guidance.measurements import MatrixMeasurement, Measurement, Observed
+from sciflow.guidance.moment_matching import MomentMatching
 
-__all__ = ["ClassifierFree"]
+__all__ = ["ClassifierFree", "MatrixMeasurement", "Measurement", "MomentMatching", "Observed"]
