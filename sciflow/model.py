@@ -163,6 +163,7 @@ class Model:
         seed: int = 0,
         *,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         first: int = 0,
         batch_size: int | None = None,
         sampler: Mapping[str, Any] | None = None,
@@ -176,6 +177,8 @@ class Model:
             target: property → value or range, in the property's unit.
             seed: any integer.
             guidance: weight of classifier-free guidance; 0 is none, default the model's own.
+            guidance_interval: times (first, last) of the shared clock, 0 data, 1 noise, between
+                which guidance acts, at a second call each; default the model's own.
             first: number of the first sample, so that a large run can be sharded.
             batch_size: samples a network call; changes speed and memory only. Default 32 on a CPU,
                 whose caches then hold a batch, and 256 elsewhere.
@@ -194,9 +197,11 @@ class Model:
         weight = self.config.get("guidance", 0.0) if guidance is None else guidance
         if not 0 <= weight < math.inf:
             raise InputError(f"guidance weight must be 0 (none) or more, not {weight}")
+        between = guidance_interval or tuple(self.config.get("guidance_interval", (0.0, 1.0)))
         denoiser = self.denoiser
-        if weight > 0 and targets:
-            denoiser = ClassifierFree(denoiser, weight)
+        weight = weight if targets else 0.0
+        if weight > 0:
+            denoiser = ClassifierFree(denoiser, weight, between)
         denoiser = denoiser.to(device)
 
         begin, cpu = time.monotonic(), time.process_time()
@@ -216,6 +221,9 @@ class Model:
                     progress=_shared(progress, done, len(rows), n),
                 )  # fmt: skip
                 calls = report.calls
+                if weight > 0:
+                    starts = chosen.plan(denoiser).start.tolist()
+                    calls += sum(between[0] <= t <= between[1] for t in starts)
                 decoded = self.domain.decode(self.config, report.state.to("cpu"))
                 for i, (row, record) in enumerate(zip(rows.tolist(), decoded, strict=True)):
                     if i in report.reasons:
@@ -232,7 +240,7 @@ class Model:
             records,
             {k: v.tolist() for k, v in wanted.items()},
             dict(sorted(dropped.items())),
-            calls * (2 if weight > 0 and targets else 1),
+            calls,
             time.monotonic() - begin,
             {
                 "model": self.name,
@@ -241,7 +249,8 @@ class Model:
                 "first": first,
                 "seed": seed,
                 "targets": {k: str(v) for k, v in targets.items()},
-                "guidance": weight if targets else 0.0,
+                "guidance": weight,
+                "guidance_interval": list(between),
                 "batch_size": batch_size,
                 "device": device,
                 "sampler": chosen.config(),

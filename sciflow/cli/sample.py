@@ -41,7 +41,7 @@ __all__ = ["sample"]
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
               help="Another setting of the sampler, e.g. token_eta=0.1.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(min=1),
-              help="Changes speed and memory only; default 32 on a CPU, 256 elsewhere.")  # fmt: skip
+              help="Changes speed and memory only; default 32 on a CPU, else 256.")  # fmt: skip
 @click.option("--first", type=click.IntRange(min=0), default=0, show_default=True,
               help="Number of the first sample, to share a large run out.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")

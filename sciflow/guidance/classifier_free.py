@@ -6,8 +6,8 @@ r"""Classifier-free guidance (Ho & Salimans 2022) for means, logits and points o
 and on a manifold as for means, in the tangent space at x (:meth:`Path.extrapolate`).
 
 w = 0 is the conditional model itself, bit for bit and at one call a step; w > 0 sharpens. The
-guided denoiser is only used where λ = log(a/s) of the pace-setting time lies in ``interval``
-(Kynkäänniemi et al. 2024), given here as a range of the shared clock.
+guided denoiser is only used where the shared clock lies in ``interval`` (Kynkäänniemi et al. 2024):
+what a condition decides is decided early, and late guidance pushes samples off the data.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class ClassifierFree(Denoiser):
         super().__init__()
         if not weight >= 0:
             raise InputError(f"guidance weight must be 0 (off) or more, not {weight}")
+        if not 0 <= interval[0] <= interval[1] <= 1:
+            raise InputError(f"guidance acts between times 0 <= first <= last <= 1, not {interval}")
         self.denoiser, self.weight, self.interval = denoiser, weight, interval
         self.paths = denoiser.paths
 

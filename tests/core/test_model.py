@@ -15,6 +15,7 @@ import sciflow
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.model import Model, Samples, SamplingInterrupted
+from sciflow.samplers import Sampler
 from sciflow.state import State, Times
 
 WANTED = {"gap": 4.0, "dipole": (1.0, 2.0)}
@@ -223,3 +224,21 @@ def test_a_domain_without_bundled_model_names_what_there_is(
     monkeypatch.setattr("sciflow.model.bundled_models", dict)
     with pytest.raises(InputError, match=r"no model 'molecules': .*\(none\)"):
         sciflow.load("molecules")
+
+
+def test_guidance_acts_in_its_interval_and_is_counted_there(model: Model) -> None:
+    counted = []
+    hook = model.denoiser.network.register_forward_hook(lambda *_: counted.append(1))
+    settings = {"steps": 10, "grid": "time", "restarts": 1, "restart_share": 0.3}
+    try:
+        samples = model.sample(3, WANTED, guidance=1.5, guidance_interval=(0.5, 1.0),
+                               sampler=settings)  # fmt: skip
+    finally:
+        hook.remove()
+    starts = Sampler(**settings).plan(model.denoiser).start
+    assert samples.calls == len(counted) == 10 + int((starts >= 0.5).sum()) < 20
+    nowhere = model.sample(3, WANTED, guidance=1.5, guidance_interval=(0.999999, 0.9999995),
+                           sampler=settings)  # fmt: skip
+    same(nowhere.records, model.sample(3, WANTED, guidance=0.0, sampler=settings).records, atol=0)
+    with pytest.raises(InputError, match="first <= last"):
+        model.sample(1, WANTED, guidance=1.0, guidance_interval=(0.5, 0.1))
