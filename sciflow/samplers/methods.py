@@ -23,7 +23,7 @@ from sciflow.samplers.steppers import Stepper
 from sciflow.samplers.unipc import UniPC
 
 if TYPE_CHECKING:
-    from sciflow.samplers.sampler import Sampler
+    from sciflow.samplers.settings import SamplerSettings
 
 __all__ = ["METHODS", "Method", "stepper_of"]
 
@@ -38,7 +38,7 @@ class Method:
         doubled: each step but the last takes two calls (:meth:`Plan.doubled`).
     """
 
-    make: Callable[[GaussianPath, Plan, Sampler, str], Stepper]
+    make: Callable[[GaussianPath, Plan, SamplerSettings, str], Stepper]
     doubled: bool = False
 
 
@@ -76,7 +76,7 @@ METHODS: dict[str, Method] = {
 }  # fmt: skip
 
 
-def stepper_of(name: str, path: Path, plan: Plan, settings: Sampler) -> Stepper:
+def stepper_of(name: str, path: Path, plan: Plan, settings: SamplerSettings) -> Stepper:
     """The stepper of the field ``name``."""
     if isinstance(path, CategoricalPath):
         return MarkovJumps(path, plan, settings.token_eta, settings.temperature, settings.greedy,

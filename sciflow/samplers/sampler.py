@@ -19,13 +19,11 @@ coupling. Churn (Karras et al. 2022) is the same in small, before every step
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,13 +31,10 @@ from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.paths import CategoricalPath, GaussianPath, Path
 from sciflow.random import Draws
-from sciflow.samplers.churn import churned
-from sciflow.samplers.discrete import TokenMethod
-from sciflow.samplers.grids import GRIDS, check_times, given_times, time_grid
-from sciflow.samplers.interpolant_sde import Diffusion
-from sciflow.samplers.methods import METHODS, stepper_of
+from sciflow.samplers.methods import stepper_of
+from sciflow.samplers.passes import plan_of
 from sciflow.samplers.plan import Plan
-from sciflow.samplers.predictor_corrector import LARGEST_RATIO
+from sciflow.samplers.settings import SamplerSettings
 from sciflow.samplers.steppers import Stepper
 from sciflow.state import Context, State
 
@@ -67,133 +62,11 @@ class SamplerReport:
 
 
 @dataclass(frozen=True)
-class Sampler:
+class Sampler(SamplerSettings):
     """How to integrate; plain data, so it can be saved with a model.
 
-    Attributes:
-        steps: network calls in all (methods of two calls a step use an odd number of them).
-        method: how continuous fields move, a name in :data:`~sciflow.samplers.methods.METHODS`.
-        grid: power-u, uniform-u, uniform-logsnr, karras or time, on the schedule of the first
-            continuous field; or the list of the times of the calls, as many as ``steps``.
-        extrapolate: the last step of ``ab`` and ``reab`` methods too uses earlier estimates, not
-            the last alone: nearer to the exact flow from about ten calls on, where the denoiser is
-            smooth; the last estimate of a network is cleaner.
-        eta: fresh noise of ``ddim``, ``dpmpp2m``, ``dpmpp3m`` and ``pc``.
-        diffusion: w(t) of ``sde``; see :mod:`sciflow.samplers.interpolant_sde`.
-        diffusion_scale: of w; 0 is the probability-flow ODE.
-        langevin_ratio: signal to noise of a Langevin step of ``pc``, 0 to √½.
-        token_eta: how often absorbing tokens are masked again.
-        token_method: how tokens move; see :mod:`sciflow.samplers.discrete`.
-        temperature: of token draws.
-        greedy: end with the most probable tokens.
-        cache: keep the estimate while no token of the batch has changed (Sahoo et al. 2024): the
-            same samples from fewer calls. For states of absorbing tokens only, and denoisers whose
-            answer depends neither on the time nor on their last answer.
-        logsnr_last: log(a/s) of the last call before the final denoising.
-        restarts: how often the sample is noised up and denoised again.
-        restart_time: to what time of the shared clock.
-        restart_low: from what time on; 0 is the finished sample.
-        restart_share: the part of ``steps`` that each restart takes, rounded down; where that is
-            no call at all there are no restarts.
-        churn: S_churn, how much the noise is raised before the steps of a pass in all.
-        churn_min: S_tmin, the least noise level s/a that is raised.
-        churn_max: S_tmax, the largest; ``None`` is no bound.
-        churn_noise: S_noise, a factor on the noise of churn, and of restarts from above 0.
+    Its settings are those of :class:`~sciflow.samplers.settings.SamplerSettings`.
     """
-
-    steps: int = 50
-    method: str = "ab3"
-    grid: str | Sequence[float] = "power-u"
-    extrapolate: bool = False
-    eta: float = 0.0
-    diffusion: Diffusion = "sigma"
-    diffusion_scale: float = 1.0
-    langevin_ratio: float = 0.16
-    token_eta: float = 0.0
-    token_method: TokenMethod = "ancestral"
-    temperature: float = 1.0
-    greedy: bool = True
-    cache: bool = False
-    logsnr_last: float = 5.0
-    restarts: int = 0
-    restart_time: float = 0.1
-    restart_low: float = 0.0
-    restart_share: float = 0.2
-    churn: float = 0.0
-    churn_min: float = 0.0
-    churn_max: float | None = None
-    churn_noise: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise InputError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
-        if not isinstance(self.grid, str):
-            # A tuple: samplers are compared and hashed.
-            object.__setattr__(self, "grid", check_times(self.grid))
-            if self.restarts:
-                raise InputError("restarts need a named grid, not a list of times")
-        elif self.grid not in GRIDS:
-            raise InputError(f"unknown time grid {self.grid!r}; known: {', '.join(GRIDS)}")
-        if self.steps < 1:
-            raise InputError(f"a sampler needs at least 1 network call, not {self.steps}")
-        if self.extrapolate and not self.method.startswith(("ab", "reab")):
-            raise InputError(
-                f"extrapolate is of the methods ab1 to ab3 and reab1 to reab3, not {self.method!r}"
-            )
-        if not self.eta >= 0:
-            raise InputError(f"eta must be 0 (no fresh noise) or more, not {self.eta}")
-        if self.diffusion not in get_args(Diffusion):
-            raise InputError(
-                f"unknown diffusion {self.diffusion!r}; known: {', '.join(get_args(Diffusion))}"
-            )
-        if not self.diffusion_scale >= 0:
-            raise InputError(
-                f"diffusion_scale must be 0 (no fresh noise) or more, not {self.diffusion_scale}"
-            )
-        if not 0 <= self.langevin_ratio <= LARGEST_RATIO:
-            raise InputError(
-                "langevin_ratio must lie between 0 (no Langevin steps) and sqrt(1/2), where all "
-                f"noise is drawn anew, not {self.langevin_ratio}"
-            )
-        if not 0 <= self.token_eta <= 1:
-            raise InputError(f"token_eta must lie between 0 and 1, not {self.token_eta}")
-        if self.token_method not in get_args(TokenMethod):
-            raise InputError(
-                f"unknown token method {self.token_method!r}; "
-                f"known: {', '.join(get_args(TokenMethod))}"
-            )
-        if not self.temperature > 0:
-            raise InputError(
-                f"temperature must be above 0, not {self.temperature}; a small one gives the most "
-                "probable tokens"
-            )
-        if self.restarts < 0:
-            raise InputError(f"restarts must be 0 or more, not {self.restarts}")
-        if not 0 < self.restart_time <= 1:
-            raise InputError(f"restart_time must be above 0 and at most 1, not {self.restart_time}")
-        if not 0 <= self.restart_low < self.restart_time:
-            raise InputError(
-                "a restart goes up: restart_low must be 0 or more and below restart_time "
-                f"({self.restart_time:g}), not {self.restart_low}"
-            )
-        if not (self.restart_share >= 0 and self.restarts * self.restart_share < 1):
-            raise InputError(
-                f"{self.restarts} restarts of {self.restart_share:g} of the calls each leave "
-                "none for the first pass; ask for fewer or a smaller restart_share"
-            )
-        if not self.churn >= 0:
-            raise InputError(f"churn must be 0 (none) or more, not {self.churn}")
-        if not 0 <= self.churn_min < (math.inf if self.churn_max is None else self.churn_max):
-            raise InputError(
-                "churn is for noise levels from churn_min, at least 0, to a larger churn_max, not "
-                f"from {self.churn_min} to {self.churn_max}"
-            )
-        if not self.churn_noise > 0:
-            raise InputError(f"churn_noise must be above 0, not {self.churn_noise}")
-
-    def config(self) -> dict[str, Any]:
-        """Plain data; ``Sampler(**config)`` gives it back."""
-        return asdict(self)
 
     def plan(self, denoiser: Denoiser, begin: float = 1.0) -> Plan:
         """The intervals of a run, one network call each.
@@ -202,46 +75,7 @@ class Sampler:
             denoiser: its first continuous field sets the pace of the grid.
             begin: the time of the shared clock to begin at.
         """
-        return self._plan(denoiser.paths, begin)
-
-    def _plan(self, paths: Mapping[str, Path], begin: float) -> Plan:
-        again = int(self.steps * self.restart_share + 1e-9) if self.restarts else 0
-        low, high = self.restart_low, min(self.restart_time, begin)
-        if low < high and (part := self._pass(paths, again, high, low)):
-            left = self.steps - self.restarts * len(part)
-            if plan := self._pass(paths, left, begin, through=low):
-                return plan.restarted(part, self.restarts)
-        return self._pass(paths, self.steps, begin)
-
-    def _pass(
-        self, paths: Mapping[str, Path], calls: int, begin: float, end: float = 0.0,
-        through: float = 0.0,
-    ) -> Plan:  # fmt: skip
-        """One way down in ``calls`` calls; empty if those are too few to end or pass there."""
-        every = list(paths.values())
-        pace = next((p for p in every if isinstance(p, GaussianPath)), every[0])
-        twice = METHODS[self.method].doubled
-        steps = (calls + (end == 0)) // 2 if twice else calls
-        if steps < 1 + (through > 0):
-            return Plan.along(torch.zeros(1))
-        if end > 0:
-            times = _down_to(end, self._times(pace, 1000, begin, logsnr_last=5.0), steps)
-        else:
-            times = self._times(pace, steps, begin, self.logsnr_last)
-        if through > 0:
-            times[1:-1][(times[1:-1] - through).abs().argmin()] = through
-        plan = Plan.along(times)
-        if self.churn > 0:
-            plan = churned(plan, pace.schedule, self.churn, self.churn_min, self.churn_max)
-        return plan.doubled() if twice else plan
-
-    def _times(self, pace: Path, n: int, begin: float, logsnr_last: float) -> Tensor:
-        if not isinstance(self.grid, str):
-            return given_times(self.grid, n, begin)
-        if not isinstance(pace, GaussianPath):
-            return time_grid("time", pace.schedule, n, logsnr_last=logsnr_last, begin=begin)
-        return time_grid(self.grid, pace.schedule, n, logsnr_last=logsnr_last, begin=begin,
-                         data_std=pace.data_std)  # fmt: skip
+        return plan_of(self, denoiser.paths, begin)
 
     def _renoise(self, path: Path, x: Tensor, s: float, t: float, context: Context, draws: Draws,
                  stream: str, step: int) -> Tensor:  # fmt: skip
@@ -327,7 +161,7 @@ def _prepared(
     They cost milliseconds. A path is its own key: its schedule is not changed but replaced by
     :meth:`~sciflow.paths.Path.with_schedule`, which makes another path.
     """
-    plan = settings._plan(dict(fields), begin)
+    plan = plan_of(settings, dict(fields), begin)
     return plan, {name: stepper_of(name, path, plan, settings) for name, path in fields}
 
 
@@ -346,14 +180,6 @@ def _check_cache(denoiser: Denoiser) -> None:
 
 def _same(a: State, b: State) -> bool:
     return all(torch.equal(x, b[f]) for f, x in a.items())
-
-
-def _down_to(end: float, fine: Tensor, n: int) -> Tensor:
-    """n + 1 times to ``end``, spaced as the falling grid ``fine`` is."""
-    place = np.interp(-end, -fine.numpy(), np.arange(len(fine)))
-    times = np.interp(np.linspace(0, place, n + 1), np.arange(len(fine)), fine.numpy())
-    times[-1] = end
-    return torch.from_numpy(times)
 
 
 def _check_given(given: Mapping[str, Tensor], context: Context, paths: Mapping[str, Path]) -> None:
