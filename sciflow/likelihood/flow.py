@@ -6,12 +6,12 @@ In velocity coordinates z = x/(a + s), u = s/(a + s) the flow from data to noise
 
 whose limit at u = 0 is dz/du = −z. Integrated from u_b to u_1, the noise share at t = 1,
 
-    log p(x_0) = log N(x_1; 0, c² C) + d log(1 − u_b) + ∫ d log|det| + d log(a_1 + s_1),
+    log p(x_0) = log N(x_1; m, c² C) + d log(1 − u_b) + ∫ d log|det| + d log(a_1 + s_1),
 
-where c is the scale of the path's prior and d the dimension of the space of legal values: padding
-does not count, and N centred points in three dimensions have 3(N − 1). Begun at t_b > 0 this is
-exactly the density of x_0 + (s/a)(t_b)·noise, at x_0: data smoothed below the resolution of the
-network. Begun at 0 it is the density of the data itself, which must then be smooth.
+where m and c are mean and scale of the path's prior and d is the dimension of the space of legal
+values: padding does not count, and N centred points in three dimensions have 3(N − 1). Begun at
+t_b > 0 this is exactly the density of x_0 + (s/a)(t_b)·noise, at x_0: data smoothed below the
+resolution of the network. Begun at 0 it is the density of the data itself, which must be smooth.
 
 The identity's part of the divergence is never estimated, so random probes see the denoiser alone.
 """
@@ -41,7 +41,7 @@ from sciflow.random import Draws
 from sciflow.spaces import Space
 from sciflow.state import State
 
-__all__ = ["FlowDensity", "FlowLikelihood", "prior_scale"]
+__all__ = ["FlowDensity", "FlowLikelihood"]
 
 Divergence = Literal["exact", "hutchinson"]
 
@@ -224,9 +224,10 @@ class _Flow:
         for name, z in zip(self.names, y, strict=False):
             path, d = self.paths[name], self.dimensions[name]
             a, s = (float(c) for c in path.schedule(one))
-            scale = prior_scale(path)  # type: ignore[arg-type]
             noise[name] = (a + s) * z
-            w = noise[name].double() / scale
+            assert isinstance(path, GaussianPath)
+            mean, scale = path.prior_moments(context, noise[name])
+            w = self._still(name, (noise[name] - mean).double() / scale)
             log_prior = -0.5 * (path.space.inner(w, w, context) + path.space.logdet(context)
                                 + d * math.log(2 * math.pi * scale**2))  # fmt: skip
             by_probe = by_probe + (log_prior + d * math.log(a + s))[:, None]
@@ -279,12 +280,6 @@ class _Flow:
     def _still(self, name: str, x: Tensor) -> Tensor:
         """Zero where an element is given (or padding)."""
         return x.masked_fill(~self._free(name, x), 0)
-
-
-def prior_scale(path: GaussianPath) -> float:
-    """The standard deviation of x at t = 1 in units of the noise, as ``path.prior`` draws it."""
-    a, s = path.schedule(torch.ones((), dtype=torch.float64))
-    return float((a**2 * path.data_std**2 + s**2).sqrt()) if a > 0 else float(s)
 
 
 def _column(value: Tensor) -> Tensor:

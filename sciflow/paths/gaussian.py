@@ -80,11 +80,19 @@ class GaussianPath(Path):
                           self.data_mean)  # fmt: skip
 
     def prior(self, context: Context, draws: Draws, stream: str, dtype: torch.dtype) -> Tensor:
-        a, s = self.schedule(torch.ones((), dtype=torch.float64))
-        # A schedule that keeps some signal at t = 1 still starts at the right mean and variance.
-        scale = float((a**2 * self.data_std**2 + s**2).sqrt()) if a > 0 else float(s)
-        x = scale * self.space.noise(context, draws, stream, 0, dtype)
-        return x if self.data_mean is None else x + float(a) * self.data_mean(context, x)
+        z = self.space.noise(context, draws, stream, 0, dtype)
+        mean, scale = self.prior_moments(context, z)
+        return scale * z + mean
+
+    def prior_moments(self, context: Context, like: Tensor) -> tuple[Tensor | float, float]:
+        """Mean of x at t = 1, shaped as ``like``, and its standard deviation in units of the noise.
+
+        A schedule that keeps some signal there still starts at the right mean and variance.
+        """
+        a, s = (float(y) for y in self.schedule(torch.ones((), dtype=torch.float64)))
+        scale = math.sqrt(a**2 * self.data_std**2 + s**2) if a > 0 else s
+        mean = 0.0 if self.data_mean is None else a * self.data_mean(context, like)
+        return mean, scale
 
     def corrupt(self, x0: Tensor, t: Tensor, context: Context, draws: Draws, stream: str,
                 step: int = 0) -> Tensor:  # fmt: skip

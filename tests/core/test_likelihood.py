@@ -138,6 +138,18 @@ def test_a_gaussian_has_its_closed_form(schedule: Schedule, begin: float) -> Non
     assert not bool(found.standard_error.any()) and found.dimensions.tolist() == [2] * 8
 
 
+def test_a_prior_with_a_mean_is_the_one_that_samples_begin_with() -> None:
+    """What signal is left at t = 1 is of the mean: the prior of a Gaussian is its exact law."""
+    mean = torch.full((2,), 1.5, dtype=torch.float64)
+    path = GaussianPath(Euclidean(2), VarianceExploding(0.01, 2.0), data_std=0.6,
+                        data_mean=lambda context, like: mean.expand(like.shape))  # fmt: skip
+    x, variance = points(8, 1, 2), torch.full((2,), 0.36, dtype=torch.float64)
+    found = FlowLikelihood(begin=0.0, steps=18)(DiagonalGaussian(path, mean, variance), state(x))
+    torch.testing.assert_close(found.log_density, normal(x, mean, variance), rtol=0, atol=1e-6)
+    prior = path.prior(all_real(4000, 1), Draws(0, torch.arange(4000)), "x", torch.float64)
+    assert prior.mean((0, 1)).tolist() == pytest.approx([1.5, 1.5], abs=0.15)
+
+
 @pytest.mark.parametrize("prediction", ["x0", "eps", "v", "score", "velocity", "edm"])
 def test_the_density_does_not_know_what_the_network_predicts(prediction: str) -> None:
     x = points(4, 1, 2)
