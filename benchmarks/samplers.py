@@ -38,7 +38,7 @@ from sciflow.denoisers import Denoiser, Prediction
 from sciflow.paths import GaussianPath
 from sciflow.random import Draws
 from sciflow.samplers import METHODS, Sampler
-from sciflow.samplers.learned_grid import Told, learn_grid
+from sciflow.samplers.learned_grid import DecoupledTimes, learn_grid
 from sciflow.schedules import VPLinear
 from sciflow.spaces import Euclidean
 from sciflow.state import State, Times
@@ -156,7 +156,7 @@ def learned(goal: GaussianMixture, y: Tensor, end: Tensor, n: int, noises: int) 
             )  # fmt: skip
             grids.append((grid, sampler, time.perf_counter() - begin))
         grid, sampler, seconds = min(grids, key=lambda entry: entry[0].after)
-        model = Told(goal, grid.times, grid.told) if grid.told else goal
+        model = DecoupledTimes(goal, grid.times, grid.told) if grid.told else goal
         error = our_error(replace(sampler, grid=grid.times), model, y, end)
         found["told" if told else "learned"] = {
             "rmse": error, "method": sampler.method, "extrapolate": sampler.extrapolate,

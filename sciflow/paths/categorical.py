@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sciflow.errors import InputError
 from sciflow.paths.base import Path
-from sciflow.paths.transitions import Forgetting, Reversible, Transitions
+from sciflow.paths.transitions import Interpolating, Reversible, Transitions
 from sciflow.random import Draws
 from sciflow.schedules import Schedule
 from sciflow.spaces import Tokens
@@ -74,13 +74,13 @@ class CategoricalPath(Path):
                 raise InputError(f"kind='matrix' needs rates [{k}, {k}], got {self.rates}")
             return Reversible(self.rates)
         if self.kind == "absorbing":
-            return Forgetting(F.one_hot(torch.tensor(k), k + 1).double())
+            return Interpolating(F.one_hot(torch.tensor(k), k + 1).double())
         if self.kind == "uniform":
-            return Forgetting(torch.full((k,), 1 / k, dtype=torch.float64))
+            return Interpolating(torch.full((k,), 1 / k, dtype=torch.float64))
         if self.marginal is None or len(self.marginal) != k:
             raise ValueError(f"kind='marginal' needs {k} frequencies, got {self.marginal}")
         pi = torch.tensor(self.marginal, dtype=torch.float64)
-        return Forgetting(pi / pi.sum())
+        return Interpolating(pi / pi.sum())
 
     @property
     def symbols(self) -> int:

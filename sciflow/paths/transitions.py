@@ -7,7 +7,7 @@ A token that is being corrupted jumps at rates R (off-diagonal ≥ 0, rows sum t
 
 So Q_{t|s} = Q(α_t/α_s). Two families:
 
-* :class:`Forgetting`: R = 1πᵀ − 1, hence Q(α) = α 1 + (1 − α) 1πᵀ: a value is kept or drawn anew;
+* :class:`Interpolating`: R = 1πᵀ − 1, so Q(α) = α 1 + (1 − α) 1πᵀ: a value is kept or drawn anew;
 * :class:`Reversible`: any rates in detailed balance, π_i R_ij = π_j R_ji. Then Π^½ R Π^{−½} is
   symmetric, = −V Λ Vᵀ, and one eigendecomposition serves every time,
 
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from sciflow.errors import InputError
 
-__all__ = ["Forgetting", "Reversible", "Transitions", "reversible_rates"]
+__all__ = ["Interpolating", "Reversible", "Transitions", "reversible_rates"]
 
 _BALANCE = 1e-8
 """Largest relative violation of detailed balance that counts as rounding."""
@@ -65,7 +65,7 @@ class Transitions(ABC):
         """
 
 
-class Forgetting(Transitions):
+class Interpolating(Transitions):
     """Each symbol is kept with probability α and else drawn from π ``[S]``."""
 
     def __init__(self, stationary: Tensor):

@@ -42,7 +42,7 @@ from sciflow.random import Draws
 from sciflow.samplers.sampler import Sampler
 from sciflow.state import Context, State, Times
 
-__all__ = ["LearnedGrid", "Told", "learn_grid"]
+__all__ = ["DecoupledTimes", "LearnedGrid", "learn_grid"]
 
 _BEND = 3.0
 _DIFFERENCE = 1e-3
@@ -57,7 +57,7 @@ class LearnedGrid:
     Attributes:
         times: of the calls, falling.
         told: what the network is told at each of them; ``None`` is the same times. See
-            :class:`Told`.
+            :class:`DecoupledTimes`.
         before: distance to the teacher on held-out noise at the first grid, √(Σ_i ρ(e_i)) over
             the root of the number of values, in standard deviations of the data.
         after: the same at this grid; never above ``before``.
@@ -69,7 +69,7 @@ class LearnedGrid:
     after: float
 
 
-class Told(Denoiser):
+class DecoupledTimes(Denoiser):
     """A denoiser that is told other times than the solver works with.
 
     Args:
@@ -192,7 +192,7 @@ class _Problem:
         def miss(x: Tensor) -> Tensor | None:
             times, told = self.grid(x)
             sampler = replace(self.sampler, grid=times)
-            model = Told(self.denoiser, times, told) if self.decoupled else self.denoiser
+            model = DecoupledTimes(self.denoiser, times, told) if self.decoupled else self.denoiser
             found = self._run(sampler, model, draws)
             return None if found is None else found - goal
 

@@ -8,7 +8,7 @@ sample. Expectation–maximisation alternates
     M:  train the model on those draws, beginning from its own weights.
 
 The likelihood of y never falls in expectation. It begins with a Gaussian of greatest likelihood
-(:func:`~sciflow.training.gaussian_fit.fit_gaussian`). What no instrument ever sees stays as the
+(:func:`~sciflow.training.gaussian_fit.fit_gaussian_em`). What no instrument ever sees stays as the
 model began: the A_i together must see everything.
 """
 

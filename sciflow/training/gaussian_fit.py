@@ -23,7 +23,7 @@ from sciflow.guidance.measurements import Measurement, dense
 from sciflow.paths import GaussianPath
 from sciflow.state import State, Times, field_times
 
-__all__ = ["GaussianDenoiser", "fit_gaussian"]
+__all__ = ["GaussianDenoiser", "fit_gaussian_em"]
 
 _TINY = 1e-300
 
@@ -64,7 +64,7 @@ class GaussianDenoiser(Denoiser):
         return Prediction({self.field: clean.view(x.shape).to(x.dtype)})
 
 
-def fit_gaussian(
+def fit_gaussian_em(
     y: Tensor,
     measurement: Measurement,
     shape: Sequence[int],

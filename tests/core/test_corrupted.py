@@ -28,7 +28,7 @@ from sciflow.training.corrupted import (
     learn,
     network_step,
 )
-from sciflow.training.gaussian_fit import GaussianDenoiser, fit_gaussian
+from sciflow.training.gaussian_fit import GaussianDenoiser, fit_gaussian_em
 
 D = 3
 MEAN = torch.tensor([1.0, -0.5, 0.2], dtype=torch.float64)
@@ -94,16 +94,16 @@ def log_likelihood(data: CorruptedData, m: Tensor, c: Tensor) -> float:
 @pytest.mark.parametrize("make", [half_observed, projected])
 def test_the_closed_form_recovers_mean_and_covariance(make: object) -> None:
     data = make(4000)  # type: ignore[operator]
-    assert_recovered(*fit_gaussian(data.y, data.measurement, (1, D)), 4000)
+    assert_recovered(*fit_gaussian_em(data.y, data.measurement, (1, D)), 4000)
 
 
 def test_the_closed_form_climbs_the_likelihood_to_its_top() -> None:
     """More rounds never lower log p(y), and no small change of the answer raises it."""
     data = half_observed(50)
-    values = [log_likelihood(data, *fit_gaussian(data.y, data.measurement, (1, D), k, 0.0))
+    values = [log_likelihood(data, *fit_gaussian_em(data.y, data.measurement, (1, D), k, 0.0))
               for k in (1, 2, 4, 8, 300)]  # fmt: skip
     assert values == sorted(values)
-    m, c = fit_gaussian(data.y, data.measurement, (1, D), 2000, 1e-12)
+    m, c = fit_gaussian_em(data.y, data.measurement, (1, D), 2000, 1e-12)
     top = log_likelihood(data, m, c)
     for i in range(D):
         for step in (-0.03, 0.03):
@@ -116,7 +116,7 @@ def test_the_closed_form_climbs_the_likelihood_to_its_top() -> None:
 def test_without_corruption_the_fit_is_the_sample_s_own_moments() -> None:
     x = truth(500)
     everything = Observed(torch.ones(500, 1, D, dtype=torch.bool), 1e-12)
-    m, c = fit_gaussian(x, everything, (1, D))
+    m, c = fit_gaussian_em(x, everything, (1, D))
     torch.testing.assert_close(m, x.mean(0))
     torch.testing.assert_close(c, x[:, 0].T.cov(correction=0), rtol=1e-6, atol=1e-6)
 
@@ -155,7 +155,7 @@ def test_em_recovers_a_gaussian_from_a_wrong_beginning() -> None:
     assert_recovered(found.mean, found.covariance, n, 4 * math.sqrt(2))
     assert len(rounds) == 12 and rounds[-1] < 0.5 * rounds[0]
     # And it stays near the estimate of greatest likelihood, by the spread of one round's draws.
-    m, c = fit_gaussian(data.y, data.measurement, (1, D))
+    m, c = fit_gaussian_em(data.y, data.measurement, (1, D))
     limits = tolerance(n, 4.0)
     assert bool(((found.mean - m).abs() < limits[0]).all())
     assert bool(((found.covariance - c).abs() < limits[1]).all())
@@ -245,7 +245,7 @@ def test_a_network_keeps_its_weights_from_round_to_round(tmp_path: Path) -> None
         after.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
         return found
 
-    start = GaussianDenoiser(PATH, *fit_gaussian(data.y, data.measurement, (1, D), 3))
+    start = GaussianDenoiser(PATH, *fit_gaussian_em(data.y, data.measurement, (1, D), 3))
     found = learn(start, data, spy, 2, Expectation(SAMPLER, D))
     assert isinstance(found, NetworkDenoiser) and len(before) == 2
     assert torch.equal(before[1], after[0]) and not torch.equal(before[0], after[0])
@@ -260,7 +260,7 @@ def test_em_with_a_network_recovers_mean_and_covariance(tmp_path: Path) -> None:
     """Trained by the objective of the project on its own posterior draws, from half the numbers."""
     n = 4000
     data = half_observed(n)
-    start = GaussianDenoiser(PATH, *fit_gaussian(data.y, data.measurement, (1, D), 3))
+    start = GaussianDenoiser(PATH, *fit_gaussian_em(data.y, data.measurement, (1, D), 3))
     step = training(NetworkDenoiser(Perceptron(), {"x": PATH}), tmp_path, 1000)
     model = learn(start, data, step, 3, Expectation(Sampler(steps=20), 2, batch_size=n))
     x = Sampler(steps=30)(model, all_real(8000), Draws(9, torch.arange(8000))).state["x"][:, 0]

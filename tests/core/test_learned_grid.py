@@ -13,7 +13,7 @@ from sciflow.errors import InputError
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.random import Draws
 from sciflow.samplers import Sampler
-from sciflow.samplers.learned_grid import Told, learn_grid
+from sciflow.samplers.learned_grid import DecoupledTimes, learn_grid
 from sciflow.schedules import Cosine, Rectified, Schedule, VPLinear
 from sciflow.spaces import Euclidean, Tokens
 from sciflow.state import Context, State, Times
@@ -111,7 +111,7 @@ def test_told_times_mend_what_is_left() -> None:
     assert plain.told is None and decoupled.told is not None
     assert decoupled.after < 0.6 * plain.after
     assert decoupled.told[0] == decoupled.times[0] == 1.0
-    model = Told(target, decoupled.times, decoupled.told)
+    model = DecoupledTimes(target, decoupled.times, decoupled.told)
     prior = Draws(5, torch.arange(N)).normal((1, 2), "x/prior", dtype=torch.float64)
     error = []
     for times, denoiser in ((plain.times, target), (decoupled.times, model)):
@@ -131,12 +131,12 @@ def test_told_changes_the_times_of_the_grid_and_no_other() -> None:
             return super().forward(state, t, previous)
 
     g = gaussian(Cosine())
-    model = Told(Watched(g.path, g.mean, g.variance), [1.0, 0.5, 0.2], [1.0, 0.45, 0.21])
+    model = DecoupledTimes(Watched(g.path, g.mean, g.variance), [1.0, 0.5, 0.2], [1.0, 0.45, 0.21])
     Sampler(steps=3, grid=[1.0, 0.5, 0.2])(model, all_real(1), Draws(0, [0]))
     model(State({"x": torch.zeros(1, 1, 2)}, all_real(1)), 0.3)
     assert seen == [1.0, 0.45, 0.21, 0.3]
     with pytest.raises(InputError, match="2 told times"):
-        Told(g, [1.0, 0.5, 0.2], [1.0, 0.4])
+        DecoupledTimes(g, [1.0, 0.5, 0.2], [1.0, 0.4])
 
 
 def test_what_cannot_be_learned() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sciflow.errors import InputError
 from sciflow.paths import CategoricalPath
-from sciflow.paths.transitions import Forgetting, Reversible, Transitions, reversible_rates
+from sciflow.paths.transitions import Interpolating, Reversible, Transitions, reversible_rates
 from sciflow.random import Draws
 from sciflow.schedules import Cosine, Rectified
 from sciflow.spaces import Tokens
@@ -21,9 +21,9 @@ from sciflow.testing.targets import all_real
 
 PI = [0.4, 0.3, 0.2, 0.1]
 CHAINS: dict[str, Transitions] = {
-    "absorbing": Forgetting(torch.tensor([0.0, 0.0, 0.0, 1.0])),
-    "uniform": Forgetting(torch.full((4,), 0.25)),
-    "marginal": Forgetting(torch.tensor(PI, dtype=torch.float64)),
+    "absorbing": Interpolating(torch.tensor([0.0, 0.0, 0.0, 1.0])),
+    "uniform": Interpolating(torch.full((4,), 0.25)),
+    "marginal": Interpolating(torch.tensor(PI, dtype=torch.float64)),
     "neighbours": Reversible(reversible_rates(PI)),
     "gaussian": Reversible(reversible_rates(PI, 0.8)),
     "any": Reversible(torch.tensor([[0.0, 2.0, 3.0], [4.0, 0.0, 1.0], [6.0, 1.0, 0.0]])),
@@ -89,7 +89,7 @@ def test_rank_one_rates_as_a_matrix_are_the_marginal_kind() -> None:
     pi = torch.tensor(PI, dtype=torch.float64)
     chain = Reversible(pi.expand(4, 4))
     for alpha in (0.0, 0.2, 0.9, 1.0):
-        torch.testing.assert_close(matrix(chain, alpha), matrix(Forgetting(pi), alpha))
+        torch.testing.assert_close(matrix(chain, alpha), matrix(Interpolating(pi), alpha))
 
 
 def test_single_precision_keeps_rare_symbols() -> None:
