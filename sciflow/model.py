@@ -194,7 +194,7 @@ class Model:
             raise InputError(f"a batch holds at least 1 sample, not {batch_size}")
         targets = as_targets(target or {}, self.properties)
         chosen = replace(self.sampler, **self._settings(sampler or {}))
-        weight = self.config.get("guidance", 0.0) if guidance is None else guidance
+        weight = self._guidance(targets) if guidance is None else guidance
         if not 0 <= weight < math.inf:
             raise InputError(f"guidance weight must be 0 (none) or more, not {weight}")
         between = guidance_interval or tuple(self.config.get("guidance_interval", (0.0, 1.0)))
@@ -298,6 +298,14 @@ class Model:
         schedules = {k: schedule_from_config(v) for k, v in config.get("schedules", {}).items()}
         return cls(domain, denoiser.reschedule(schedules), config, checkpoint.part("reference"),
                    checkpoint.card, name or str(folder), checkpoint.digest)  # fmt: skip
+
+    def _guidance(self, targets: Mapping[str, Target]) -> float:
+        """The model's own weight: one for all properties, or the mean of those of the targets."""
+        own = self.config.get("guidance", 0.0)
+        if not isinstance(own, Mapping):
+            return float(own)
+        weights = [float(own.get(name, 0.0)) for name in targets]
+        return sum(weights) / len(weights) if weights else 0.0
 
     def _settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
         known = self.sampler.config()

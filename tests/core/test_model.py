@@ -242,3 +242,12 @@ def test_guidance_acts_in_its_interval_and_is_counted_there(model: Model) -> Non
     same(nowhere.records, model.sample(3, WANTED, guidance=0.0, sampler=settings).records, atol=0)
     with pytest.raises(InputError, match="first <= last"):
         model.sample(1, WANTED, guidance=1.0, guidance_interval=(0.5, 0.1))
+
+
+def test_a_model_may_weigh_each_property(model: Model) -> None:
+    own = Model(model.domain, model.denoiser, {**model.config, "guidance": {"gap": 2.0}},
+                model.reference)  # fmt: skip
+    assert own.sample(1, {"gap": 4.0}).settings["guidance"] == 2.0
+    assert own.sample(1, WANTED).settings["guidance"] == 2.0 / len(WANTED)
+    assert own.sample(1).settings["guidance"] == 0.0
+    assert own.sample(1, WANTED, guidance=0.5).settings["guidance"] == 0.5
