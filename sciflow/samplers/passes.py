@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciflow.paths import GaussianPath, Path
+from sciflow.paths import CategoricalPath, GaussianPath, Path
 from sciflow.samplers.churn import churned
 from sciflow.samplers.grids import given_times, time_grid
 from sciflow.samplers.methods import METHODS
@@ -41,9 +41,14 @@ def plan_of(settings: SamplerSettings, paths: Mapping[str, Path], begin: float =
 
 
 def pace_setter(paths: Mapping[str, Path]) -> Path:
-    """The path on whose schedule a grid is spaced: the first Gaussian one, else the first."""
+    """The path on whose schedule a grid is spaced.
+
+    The first Gaussian one; else the first on a manifold; else, of tokens alone, the first.
+    """
     every = list(paths.values())
-    return next((p for p in every if isinstance(p, GaussianPath)), every[0])
+    smooth = [p for p in every if not isinstance(p, CategoricalPath)]
+    gaussian = [p for p in smooth if isinstance(p, GaussianPath)]
+    return (gaussian or smooth or every)[0]
 
 
 def _pass(
@@ -73,10 +78,12 @@ def _times(
 ) -> Tensor:
     if not isinstance(settings.grid, str):
         return given_times(settings.grid, n, begin)
-    if not isinstance(pace, GaussianPath):
-        return time_grid("time", pace.schedule, n, logsnr_last=logsnr_last, begin=begin)
-    return time_grid(settings.grid, pace.schedule, n, logsnr_last=logsnr_last, begin=begin,
-                     data_std=pace.data_std)  # fmt: skip
+    # A token has no noise to be small against: its times are spaced equally.
+    kind = "time" if isinstance(pace, CategoricalPath) else settings.grid
+    # Angles spread over their whole circle: one unit of noise.
+    data_std = pace.data_std if isinstance(pace, GaussianPath) else 1.0
+    return time_grid(kind, pace.schedule, n, logsnr_last=logsnr_last, begin=begin,
+                     data_std=data_std)  # fmt: skip
 
 
 def _down_to(end: float, fine: Tensor, n: int) -> Tensor:

@@ -25,7 +25,8 @@ class SamplerSettings:
         steps: network calls in all (methods of two calls a step use an odd number of them).
         method: how continuous fields move, a name in :data:`~sciflow.samplers.methods.METHODS`.
         grid: power-u, uniform-u, uniform-logsnr, karras or time, on the schedule of the first
-            continuous field; or the list of the times of the calls, as many as ``steps``.
+            continuous field (tokens alone take ``time``); or the list of the times of the calls,
+            as many as ``steps``.
         extrapolate: the last step of ``ab`` and ``reab`` methods too uses earlier estimates, not
             the last alone: nearer to the exact flow from about ten calls on, where the denoiser is
             smooth; the last estimate of a network is cleaner.

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from sciflow.errors import InputError
-from sciflow.paths import GaussianPath
+from sciflow.paths import CategoricalPath, GaussianPath, GeodesicPath, Path
 from sciflow.random import Draws
 from sciflow.samplers import GRIDS, Sampler, time_grid
+from sciflow.samplers.passes import pace_setter, plan_of
 from sciflow.samplers.plan import Plan
 from sciflow.schedules import Cosine, Rectified, Schedule, SubVP, VarianceExploding, VPLinear
-from sciflow.spaces import Euclidean
+from sciflow.spaces import SO3, Euclidean, Tokens
 from sciflow.testing.targets import DiagonalGaussian, all_real
 
 SCHEDULES = [
@@ -201,6 +202,28 @@ def test_a_grid_may_begin_anywhere(kind: str) -> None:
     times = time_grid(kind, Rectified(), 6, begin=0.2)
     assert float(times[0]) == pytest.approx(0.2)
     assert len(times) == 7 and bool((times.diff() < 0).all())
+
+
+def test_who_sets_the_pace() -> None:
+    """A flat field before one on a manifold, and tokens only where there is nothing else."""
+    token, turn = CategoricalPath(Tokens(3), Cosine()), GeodesicPath(SO3(), VPLinear())
+    flat = GaussianPath(Euclidean(2), Rectified())
+    fields: dict[str, Path] = {"token": token, "turn": turn, "x": flat}
+    assert pace_setter(fields) is flat
+    assert pace_setter({"token": token, "turn": turn}) is turn
+    assert pace_setter({"token": token}) is token
+    # Tokens have no noise that a kind of grid could space: their times are equally spaced.
+    alone = plan_of(Sampler(steps=5, grid="karras"), {"token": token}).start
+    assert float(alone.diff().std()) < 1e-12
+
+
+@every_grid
+@pytest.mark.parametrize("schedule", [Cosine(), VPLinear(), VarianceExploding()], ids=str)
+def test_fields_on_a_manifold_take_every_kind_of_grid(kind: str, schedule: Schedule) -> None:
+    fields: dict[str, Path] = {"token": CategoricalPath(Tokens(3), Rectified()),
+                               "turn": GeodesicPath(SO3(), schedule)}  # fmt: skip
+    plan = plan_of(Sampler(steps=12, grid=kind), fields)
+    assert torch.equal(plan.start, time_grid(kind, schedule, 12)[:-1])
 
 
 def test_what_is_refused() -> None:
