@@ -64,6 +64,10 @@ class Schedule(ABC):
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return (low + high) / 2
 
+    def at_logsnr(self, logsnr: Tensor) -> Tensor:
+        """Times at which log(a/s) takes the values ``logsnr``, the inverse of :meth:`logsnr`."""
+        return self.invert(lambda a, s: s.log() - a.log(), -logsnr)
+
     def config(self) -> dict[str, Any]:
         """Plain data from which :func:`schedule_from_config` rebuilds the schedule."""
         values: dict[str, Any] = asdict(self) if is_dataclass(self) else {}

@@ -96,7 +96,7 @@ class TimeDistribution:
         level = self.mean - self.std * torch.special.ndtri(u.double())
         if self.schedule is None:
             return level.sigmoid().to(u.dtype)
-        return self.schedule.invert(lambda a, s: s.log() - a.log(), level).to(u.dtype)
+        return self.schedule.at_logsnr(-level).to(u.dtype)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ __all__ = ["Ancestral", "NoiseRefresh", "ancestral_share"]
 
 def ancestral_share(path: GaussianPath, plan: Plan, eta: float) -> Tensor:
     """φ of DDIM(η) on every interval, float64 ``[n]``."""
-    (a, s), (b, r) = path.schedule(plan.start), path.schedule(plan.end)
+    a, s, b, r = plan.levels(path.schedule)
     share = (eta * (1 - (a * r / (b * s)) ** 2)).clamp(0, 1)
     # An interval of no length may lie where a = 0.
     return share.where(plan.start != plan.end, torch.zeros_like(share))
@@ -43,7 +43,7 @@ class NoiseRefresh(LinearStepper):
     """
 
     def __init__(self, path: GaussianPath, plan: Plan, share: Tensor, stream: str = "field"):
-        (a, s), (b, r) = path.schedule(plan.start), path.schedule(plan.end)
+        a, s, b, r = plan.levels(path.schedule)
         old = r * (1 - share).sqrt() / s
         fresh = r * share.sqrt()
         super().__init__(path, old.tolist(), (b - old * a).tolist(), fresh.tolist(), stream=stream)

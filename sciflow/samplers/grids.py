@@ -94,19 +94,16 @@ def time_grid(
     spacing = GRIDS[kind]
     first = torch.tensor(begin, dtype=torch.float64)
 
-    def noise(a: Tensor, s: Tensor) -> Tensor:
-        return s.log() - a.log()
-
     def value(a: Tensor, s: Tensor) -> Tensor:
         assert spacing.value is not None
         return spacing.value(a, s, data_std)
 
-    last = schedule.invert(noise, torch.tensor(-logsnr_last, dtype=torch.float64))
+    last = schedule.at_logsnr(torch.tensor(logsnr_last, dtype=torch.float64))
     last = torch.minimum(last, first)
     if not spacing.to_data:
         a, s = schedule(first)
         if not bool(a > 0) or float(s / a) > math.exp(-logsnr_first):
-            first = schedule.invert(noise, torch.tensor(-logsnr_first, dtype=torch.float64))
+            first = schedule.at_logsnr(torch.tensor(logsnr_first, dtype=torch.float64))
     ends = [first, last] if spacing.value is None else [value(*schedule(t)) for t in (first, last)]
     if spacing.to_data:
         # The last interval is longer than the others where logsnr_last is met before.

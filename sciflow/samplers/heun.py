@@ -25,8 +25,7 @@ class Heun(LinearStepper):
     """
 
     def __init__(self, path: GaussianPath, plan: Plan):
-        a, s = (y.numpy() for y in path.schedule(plan.start))
-        b, r = (y.numpy() for y in path.schedule(plan.end))
+        a, s, b, r = (y.numpy() for y in plan.levels(path.schedule))
         width = r / (b + r) - s / (a + s)
         # v = ε − D = q (D + ρ x).
         q = -(a / s + 1)

@@ -48,7 +48,7 @@ def refreshed_share(schedule: Schedule, plan: Plan, form: Diffusion, scale: floa
         raise ValueError(f"form must be one of {', '.join(get_args(Diffusion))}, not {form!r}")
     start, end = plan.start, plan.end
     if form == "reverse":
-        (a, s), (b, r) = schedule(start), schedule(end)
+        a, s, b, r = plan.levels(schedule)
         share = 1 - (a * r / (b * s)) ** (2 * scale)
     else:
         # Gauss–Legendre in log t, in which w/s² dt is smooth down to t = 0.

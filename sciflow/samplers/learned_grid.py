@@ -179,8 +179,7 @@ class _Problem:
             return times.tolist(), times.tolist()
         level = self.schedule.logsnr(times[1:])
         room = level.diff().abs().min() / 2 if self.n > 2 else torch.tensor(0.5)
-        told = level + shifts.clamp(-room, room)
-        told = self.schedule.invert(lambda a, s: s.log() - a.log(), -told)
+        told = self.schedule.at_logsnr(level + shifts.clamp(-room, room))
         return times.tolist(), [float(self.begin), *told.tolist()]
 
     def residual(self, draws: Draws) -> Callable[[Tensor], Tensor | None]:

@@ -115,8 +115,7 @@ class ExponentialMultistep(LinearStepper):
             raise ValueError("the midpoint rule is of order 2; use rule='exact' for order 3")
         if eta != 0 and kind != "x0":
             raise ValueError(f"eta is of kind 'x0' alone, not of {kind!r}")
-        a, s = (y.numpy() for y in path.schedule(plan.start))
-        b, r = (y.numpy() for y in path.schedule(plan.end))
+        a, s, b, r = (y.numpy() for y in plan.levels(path.schedule))
         with np.errstate(divide="ignore", invalid="ignore"):
             w, end, keep, scale, rate, p, q = _coordinates(kind, a, s, b, r, path.data_std, eta)
             # e^{−(λ' − λ)}, also where a = 0.

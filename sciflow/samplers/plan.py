@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sciflow.schedules import Schedule
+
 __all__ = ["Plan"]
 
 
@@ -57,6 +59,10 @@ class Plan:
             goes_on = i > 0 and start == float(self.end[i - 1])
             ages.append(ages[-1] + 1 if goes_on else 0)
         return ages
+
+    def levels(self, schedule: Schedule) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(a, s) at the starts and (a, s) at the ends, float64 ``[n]`` each."""
+        return *schedule(self.start), *schedule(self.end)
 
     def doubled(self) -> Plan:
         """Each inner end is called twice: 2n − 1 calls for n steps."""

@@ -56,8 +56,7 @@ class UniPC(LinearStepper):
             raise ValueError(f"order must be 1, 2 or 3, not {order}")
         if variant not in ("bh1", "bh2"):
             raise ValueError(f"variant must be bh1 or bh2, not {variant!r}")
-        a, s = (y.numpy() for y in path.schedule(plan.start))
-        b, r = (y.numpy() for y in path.schedule(plan.end))
+        a, s, b, r = (y.numpy() for y in plan.levels(path.schedule))
         with np.errstate(divide="ignore", invalid="ignore"):
             lam, end = np.log(a / s), np.log(b / r)
             widths = end - lam

@@ -107,6 +107,7 @@ def test_invert(schedule: Schedule) -> None:
     for f in (lambda a, s: s / (a + s), lambda a, s: s / a, lambda a, s: s.log() - a.log()):
         found = schedule.invert(f, f(*schedule(t)))
         torch.testing.assert_close(found, t, rtol=0, atol=1e-9)
+    torch.testing.assert_close(schedule.at_logsnr(schedule.logsnr(t)), t, rtol=0, atol=1e-9)
 
 
 @every
