@@ -94,6 +94,7 @@ class Sampler(SamplerSettings):
         progress: Callable[[int, int], None] | None = None,
         start: Mapping[str, Tensor] | None = None,
         begin: float = 1.0,
+        steppers: Mapping[str, Callable[[Path, Plan], Stepper]] | None = None,
     ) -> SamplerReport:
         """Sample a batch.
 
@@ -106,21 +107,28 @@ class Sampler(SamplerSettings):
             progress: called with (calls done, calls in all).
             start: the fields at time ``begin``; default a draw of the prior.
             begin: where on the shared clock to begin.
+            steppers: what makes the stepper of a field in place of ``method``, for solvers with
+                more than settings to them (:mod:`sciflow.samplers.dpm_solver_v3`). The plan is
+                still that of ``method``; keep one object, its coefficients are remembered.
 
         Raises:
-            InputError: the values of given elements and their marks in the context do not fit.
+            InputError: the values of given elements and their marks in the context do not fit, or
+                a stepper is for a field that does not exist.
         """
         _check_given(given or {}, context, denoiser.paths)
         dtype = dtype or torch.get_default_dtype()
         paths = denoiser.paths
-        plan, prepared = _prepared(self, begin, tuple(paths.items()))
+        if unknown := sorted(set(steppers or {}) - set(paths)):
+            raise InputError(f"a stepper is for {unknown[0]!r}; fields: {', '.join(paths)}")
+        makers = tuple((steppers or {}).items())
+        plan, prepared = _prepared(self, begin, tuple(paths.items()), makers)
         if self.cache:
             _check_cache(denoiser)
         if start is None:
             start = {f: p.prior(context, draws, f"{f}/prior", dtype) for f, p in paths.items()}
         state = _keep_given(State(dict(start), context), given, paths)
         # A run's history is in its own copy.
-        steppers = {f: copy(stepper) for f, stepper in prepared.items()}
+        moving = {f: copy(stepper) for f, stepper in prepared.items()}
         reasons: dict[int, str] = {}
         previous: Prediction | None = None
         n, last, calls, seen = len(plan), begin, 0, state
@@ -137,7 +145,7 @@ class Sampler(SamplerSettings):
                 prediction, calls = denoiser(state, t, previous), calls + 1
             seen = state
             state = State(
-                {f: steppers[f].step(i, state[f], prediction[f], context, draws) for f in paths},
+                {f: moving[f].step(i, state[f], prediction[f], context, draws) for f in paths},
                 context,
             )
             state = _keep_given(state, given, paths)
@@ -154,7 +162,10 @@ class Sampler(SamplerSettings):
 
 @lru_cache(maxsize=16)
 def _prepared(
-    settings: Sampler, begin: float, fields: tuple[tuple[str, Path], ...]
+    settings: Sampler,
+    begin: float,
+    fields: tuple[tuple[str, Path], ...],
+    makers: tuple[tuple[str, Callable[[Path, Plan], Stepper]], ...],
 ) -> tuple[Plan, dict[str, Stepper]]:
     """The plan and the steppers' coefficients, which batch after batch share.
 
@@ -162,7 +173,11 @@ def _prepared(
     :meth:`~sciflow.paths.Path.with_schedule`, which makes another path.
     """
     plan = plan_of(settings, dict(fields), begin)
-    return plan, {name: stepper_of(name, path, plan, settings) for name, path in fields}
+    own = dict(makers)
+    return plan, {
+        name: own[name](path, plan) if name in own else stepper_of(name, path, plan, settings)
+        for name, path in fields
+    }
 
 
 def _check_cache(denoiser: Denoiser) -> None:
