@@ -1,6 +1,6 @@
 """What training minimises: corrupt a batch at random times, score the clean estimate."""
 
-from sciflow.objectives.contrast import Contrast, Uncontrasted, corrected
+from sciflow.objectives.contrast import Contrast, Uncontrasted
 from sciflow.objectives.curriculum import Curriculum, TimeDistribution
 from sciflow.objectives.denoising import DenoisingObjective, Losses
 from sciflow.objectives.given import GivenRule
@@ -17,5 +17,4 @@ __all__ = [
     "TimeDistribution",
     "Uncertainty",
     "Uncontrasted",
-    "corrected",
 ]

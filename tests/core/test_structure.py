@@ -17,6 +17,23 @@ HEAVY = {"torch", "lightning", "rdkit", "pandas", "matplotlib", "scipy", "numpy"
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
 # Names the exception that `torch.load(weights_only=True)` raises; loads nothing.
 MAY_NAME_PICKLE = {"sciflow/training/checkpoints.py"}
+# The order of training records, from (seed, epoch), which no sample depends on.
+MAY_DRAW = {"sciflow/training/data.py"}
+TORCH_DRAWS = {
+    "rand",
+    "randn",
+    "randint",
+    "randperm",
+    "normal",
+    "bernoulli",
+    "multinomial",
+    "poisson",
+    "rand_like",
+    "randn_like",
+    "randint_like",
+    "Generator",
+}
+FILLS = {"normal_", "uniform_", "bernoulli_", "exponential_", "random_", "multinomial"}
 
 
 def sources(*folders: str) -> list[Path]:
@@ -72,6 +89,44 @@ def test_nothing_is_ever_unpickled(path: Path) -> None:
         if called in ("np.load", "numpy.load"):
             assert given.get("allow_pickle", "False") == "False", f"{path}:{node.lineno}"
         assert given.get("allow_pickle") != "True" and given.get("weights_only") != "False"
+
+
+def draws_of_its_own(tree: ast.AST) -> set[str]:
+    """Uses of the sequential generators of torch, numpy and the standard library."""
+    found = {name for name in imported(tree) if name.partition(".")[0] == "random"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module in ("torch", "numpy", "numpy.random"):
+            names = {alias.name for alias in node.names}
+            found |= names & (TORCH_DRAWS | {"random", "default_rng"})
+        if not isinstance(node, ast.Attribute):
+            continue
+        owner = ast.unparse(node.value)
+        if (
+            owner in ("np.random", "numpy.random", "torch.distributions")
+            or (owner == "torch" and node.attr in TORCH_DRAWS)
+            or (owner not in ("init", "nn.init", "torch.nn.init") and node.attr in FILLS)
+        ):
+            found.add(ast.unparse(node))  # fmt: skip
+    return found
+
+
+def test_the_walk_sees_draws() -> None:
+    code = ("import random\nfrom torch import randn\nnp.random.default_rng(0)\n"
+            "x = torch.rand(3)\nx.normal_()\nnn.init.normal_(x)\ndraws.normal((3,))\n")  # fmt: skip
+    assert draws_of_its_own(ast.parse(code)) == {
+        "random", "randn", "np.random.default_rng", "torch.rand", "x.normal_"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sources("sciflow"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_counted_draws_are_random(path: Path) -> None:
+    """Sample i depends on (seed, i) alone: every number comes from ``sciflow.random.Draws``.
+
+    Except a network's first weights, and what ``sciflow.testing`` makes up.
+    """
+    name = str(path.relative_to(ROOT))
+    if name not in MAY_DRAW and not name.startswith("sciflow/testing/"):
+        assert not draws_of_its_own(ast.parse(path.read_text()))
 
 
 @pytest.mark.parametrize(
