@@ -30,7 +30,7 @@ from torch import Tensor
 from sciflow.errors import InputError
 from sciflow.spaces.kernels import Kernel
 
-__all__ = ["SEAM", "Covariance", "DenseCovariance", "GridCovariance", "embed"]
+__all__ = ["SEAM", "Covariance", "DenseCovariance", "GridCovariance", "check_regular", "embed"]
 
 SEAM = 1e-8
 """Correlation of opposite edges of an open box, across the seam of the torus around it."""
@@ -120,8 +120,7 @@ class GridCovariance(Covariance):
     def _check(self) -> None:
         if not self.whole:
             raise InputError("the embedding of an open box has no inverse on the box alone")
-        if float(self.exact.min()) < _SINGULAR * float(self.exact.max()):
-            raise _singular()
+        check_regular(self.exact)
 
 
 class DenseCovariance(Covariance):
@@ -222,6 +221,12 @@ def _around(kernel: Kernel, cells: Sequence[int], steps: Sequence[float]) -> lis
             "points, a periodic domain or scattered points"
         )
     return torus
+
+
+def check_regular(eigenvalues: Tensor) -> None:
+    """Raise an :class:`InputError` unless a covariance can be inverted in float64."""
+    if float(eigenvalues.min()) < _SINGULAR * float(eigenvalues.max()):
+        raise _singular()
 
 
 def _order(n: int) -> Tensor:

@@ -105,6 +105,41 @@ class Kernel:
             total, top = total + term, top + peak
         return total / top
 
+    def mirrored(self, x: Sequence[Tensor], y: Sequence[Tensor], size: Sequence[float]) -> Tensor:
+        """Covariance of a field with ∂ε/∂n = 0 on the walls of a box, whose mean variance is 1.
+
+        Args:
+            x: coordinates by axis (float64, broadcast against those of ``y``), from a corner.
+            y: coordinates of the other point.
+            size: of the box, an axis.
+        """
+        if self.kind == "white":
+            return self.at([a - b for a, b in zip(x, y, strict=True)])
+        lags = [(a - b, a + b) for a, b in zip(x, y, strict=True)]
+        total, top = torch.zeros(()), 0.0
+        for weight, rate in zip(*self._mixture(), strict=True):
+            term, peak = torch.full((), weight, dtype=torch.float64), weight
+            for (near, image), length, side in zip(lags, self.lengths(len(x)), size, strict=True):
+                b, period = rate / length**2, 2 * side
+                term = term * (_theta(near, b, period) + _theta(image, b, period))
+                peak *= float(_theta(torch.zeros((), dtype=torch.float64), b, period))
+            total, top = total + term, top + peak
+        return total / top / self.mirrored_variance(size)
+
+    def mirrored_variance(self, size: Sequence[float]) -> float:
+        """Mean over a box of Σ_σ k_{2L}(x − σx), the kernel of period 2L and its mirror images."""
+        lengths = self.lengths(len(size))
+        zero, total, top = torch.zeros((), dtype=torch.float64), 0.0, 0.0
+        for weight, rate in zip(*self._mixture(), strict=True):
+            mean, peak = weight, weight
+            for length, side in zip(lengths, size, strict=True):
+                b = rate / length**2
+                own = float(_theta(zero, b, 2 * side))
+                mean *= own + math.sqrt(math.pi / b) / (2 * side)
+                peak *= own
+            total, top = total + mean, top + peak
+        return total / top
+
     def reach(self, least: float) -> float:
         """The distance, in length scales, beyond which k < ``least``, by bisection."""
         low, high = 0.0, 1.0

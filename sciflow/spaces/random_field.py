@@ -15,7 +15,8 @@ A grid is ``[B, *points]``, as the context's mask says at the call, on a box of 
 * ``nodes``: values at nodes that include both ends, i h, h = size/(points − 1).
 
 A ``periodic`` domain is a torus (its grid has h = size/points, whatever its name), with the kernel
-summed over images; an ``open`` one is a box whose opposite edges know nothing of each other.
+summed over images; an ``open`` one is a box whose opposite edges know nothing of each other; a
+``neumann`` one a box with ∂ε/∂n = 0 on its walls, where the variance is 1 in the mean only.
 Elements may also be scattered points, with coordinates in ``context.extras``.
 
 False elements of a mask are holes in the domain, not padding: the spacing follows from the whole
@@ -34,13 +35,14 @@ from torch import Tensor
 from sciflow.errors import InputError
 from sciflow.random import Draws
 from sciflow.spaces.base import Space
+from sciflow.spaces.cosine_covariance import CosineCovariance, mirror
 from sciflow.spaces.covariances import Covariance, DenseCovariance, GridCovariance, embed
 from sciflow.spaces.kernels import Kernel
 from sciflow.state import Context
 
 __all__ = ["Boundary", "Placement", "RandomField"]
 
-Boundary = Literal["open", "periodic"]
+Boundary = Literal["open", "periodic", "neumann"]
 Placement = Literal["cells", "nodes"]
 _DENSE = 4096
 """Most points of an open grid whose covariance is inverted."""
@@ -55,7 +57,7 @@ class RandomField(Space):
         size: extent of the domain, an axis, in physical units.
         kernel: covariance function of the noise, lengths in the same units.
         channels: number of channels of an element; ``None`` for no axis of channels at all.
-        boundary: ``open`` or ``periodic``, for all axes.
+        boundary: ``open``, ``periodic`` or ``neumann``, for all axes.
         placement: where the points of a grid lie, ``cells`` or ``nodes``.
         channel_covariance: ``[C, C]``, positive definite; default independent channels.
         points: the field lives at scattered points, whose coordinates ``[B, N, d]`` are this entry
@@ -121,7 +123,8 @@ class RandomField(Space):
     def whiten(self, x: Tensor, context: Context) -> Tensor:
         """C⁻¹ x, the inverse of :meth:`color`.
 
-        Defined on periodic grids, on open ones of up to 4096 points, and at scattered points.
+        Defined on periodic and Neumann grids, on open ones of up to 4096 points, and at scattered
+        points.
 
         Raises:
             InputError: the grid has holes or is too large, or C is singular in double precision.
@@ -153,18 +156,23 @@ class RandomField(Space):
         if self.points is not None:
             return self._scattered(context, dtype)
         shape, device = self._shape(context), context.mask.device
-        key = (shape, dtype, str(device), "circulant")
+        key = (shape, dtype, str(device), "grid")
         if key not in self._cache:
             # The numbers of another type or device come from the same eigenvalues.
-            known = self._cache.get((shape, torch.float64, "cpu", "circulant"))
-            if isinstance(known, GridCovariance):
-                values = known.exact
+            known = self._cache.get((shape, torch.float64, "cpu", "grid"))
+            exact = getattr(known, "exact", None)
+            white = self.kernel.kind == "white"
+            if self.boundary == "neumann" and not white:
+                if exact is None:
+                    exact = mirror(self.kernel, self.size, shape, self._at_ends)
+                made: Covariance = CosineCovariance(exact, shape, dtype, device, self._at_ends)
             else:
-                shorter = self._at_ends and self.kernel.kind != "white"
-                cells = [n - 1 if shorter else n for n in shape]
-                steps = self.steps(shape)
-                values = embed(self.kernel, cells, steps, self.boundary == "periodic")
-            self._cache[key] = GridCovariance(values, shape, dtype, device)
+                if exact is None:
+                    cells = [n - 1 if self._at_ends and not white else n for n in shape]
+                    steps = self.steps(shape)
+                    exact = embed(self.kernel, cells, steps, self.boundary == "periodic")
+                made = GridCovariance(exact, shape, dtype, device)
+            self._cache[key] = made
         return self._cache[key]
 
     def steps(self, shape: Sequence[int]) -> tuple[float, ...]:
@@ -184,7 +192,7 @@ class RandomField(Space):
     @property
     def _at_ends(self) -> bool:
         """Whether the points of a grid include both ends of each axis."""
-        return self.placement == "nodes" and self.boundary == "open"
+        return self.placement == "nodes" and self.boundary != "periodic"
 
     def _invertible(self, context: Context, dtype: torch.dtype) -> Covariance:
         covariance = self.covariance(context, dtype)
@@ -195,15 +203,14 @@ class RandomField(Space):
                 "the inverse of the noise covariance (a likelihood) is not defined on a grid with "
                 "holes; give the real elements as scattered points instead"
             )
-        assert isinstance(covariance, GridCovariance)
-        if covariance.whole:
+        if not isinstance(covariance, GridCovariance) or covariance.whole:
             return covariance
         shape = self._shape(context)
         n = math.prod(shape)
         if n > _DENSE:
             raise InputError(
                 f"an open grid of {n} points is too large to invert its covariance; at most "
-                f"{_DENSE} points, or a periodic domain"
+                f"{_DENSE} points, or a periodic or Neumann domain"
             )
         key = (shape, dtype, str(context.mask.device), "dense")
         if key not in self._cache:
@@ -228,7 +235,11 @@ class RandomField(Space):
         return DenseCovariance(matrix + torch.diag_embed(own.to(matrix)), dtype=dtype)
 
     def _matrix(self, x: Tensor) -> Tensor:
-        lags = [y[..., :, None] - y[..., None, :] for y in x.double().unbind(-1)]
+        rows = [y[..., :, None] for y in x.double().unbind(-1)]
+        columns = [y[..., None, :] for y in x.double().unbind(-1)]
+        if self.boundary == "neumann":
+            return self.kernel.mirrored(rows, columns, self.size)
+        lags = [a - b for a, b in zip(rows, columns, strict=True)]
         if self.boundary == "periodic":
             return self.kernel.periodic(lags, self.size)
         return self.kernel.at(lags)

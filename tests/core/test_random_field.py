@@ -440,7 +440,7 @@ def test_what_is_refused() -> None:
     with pytest.raises(InputError, match="one to three axes"):
         RandomField((1.0, 0.0), MATERN)
     with pytest.raises(InputError, match="open, periodic"):
-        RandomField((1.0,), MATERN, boundary="neumann")  # type: ignore[arg-type]
+        RandomField((1.0,), MATERN, boundary="dirichlet")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="2 length scales for a domain of 1 axes"):
         RandomField((1.0,), Kernel("matern", (0.1, 0.2)))
     with pytest.raises(InputError, match="positive definite"):
