@@ -2,7 +2,8 @@
 
 from sciflow.paths.base import Path
 from sciflow.paths.categorical import CategoricalPath
+from sciflow.paths.companion import stationary_given
 from sciflow.paths.gaussian import GaussianPath
 from sciflow.paths.geodesic import GeodesicPath
 
-__all__ = ["CategoricalPath", "GaussianPath", "GeodesicPath", "Path"]
+__all__ = ["CategoricalPath", "GaussianPath", "GeodesicPath", "Path", "stationary_given"]

@@ -7,7 +7,9 @@ a Markov chain with Q_{t|s} = (α_t/α_s) 1 + (1 − α_t/α_s) 1πᵀ. The stat
 
 * ``absorbing``: π = a further symbol K, "masked"; a symbol once seen is right (Sahoo et al. 2024);
 * ``uniform``: π = 1/K;
-* ``marginal``: π = the data's frequencies (Vignac et al. 2023);
+* ``marginal``: π = the data's frequencies (Vignac et al. 2023); or one π an element, from the
+  context: frequencies given another, fixed field (after Liu et al. 2024, Graph DiT), see
+  :func:`~sciflow.paths.companion.stationary_given`;
 * ``matrix``: any chain in detailed balance, q(x_t | x_0) = Q(α_t), see
   :mod:`sciflow.paths.transitions`: ordered symbols move to their neighbours first.
 """
@@ -15,6 +17,7 @@ a Markov chain with Q_{t|s} = (α_t/α_s) 1 + (1 − α_t/α_s) 1πᵀ. The stat
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, Literal, Self, get_args
 
 import torch
@@ -43,7 +46,9 @@ class CategoricalPath(Path):
         space: a :class:`~sciflow.spaces.Tokens` with K classes.
         schedule: sets the probability α = a/(a + s) that a token still has its value.
         kind: which π; see above.
-        marginal: the K frequencies, for ``kind="marginal"``.
+        marginal: for ``kind="marginal"`` the K frequencies; or the name of the entry of
+            ``context.extras`` that holds those of every element, ``[B, *elements, K]`` (of pairs
+            the upper triangle counts).
         rates: ``[K, K]`` from row to column, for ``kind="matrix"``.
     """
 
@@ -54,7 +59,7 @@ class CategoricalPath(Path):
         space: Tokens,
         schedule: Schedule,
         kind: Corruption = "absorbing",
-        marginal: Sequence[float] | None = None,
+        marginal: Sequence[float] | str | None = None,
         rates: Sequence[Sequence[float]] | None = None,
     ):
         super().__init__(space, schedule)
@@ -64,10 +69,9 @@ class CategoricalPath(Path):
             )
         k = space.classes
         self.kind, self.classes, self.marginal, self.rates = kind, k, marginal, rates
-        self.transitions = self._transitions()
-        self.stationary = self.transitions.stationary
+        self._chain = self._transitions()
 
-    def _transitions(self) -> Transitions:
+    def _transitions(self) -> Transitions | None:
         k = self.classes
         if self.kind == "matrix":
             if self.rates is None or len(self.rates) != k:
@@ -77,15 +81,58 @@ class CategoricalPath(Path):
             return Interpolating(F.one_hot(torch.tensor(k), k + 1).double())
         if self.kind == "uniform":
             return Interpolating(torch.full((k,), 1 / k, dtype=torch.float64))
+        if isinstance(self.marginal, str):
+            return None
         if self.marginal is None or len(self.marginal) != k:
             raise ValueError(f"kind='marginal' needs {k} frequencies, got {self.marginal}")
         pi = torch.tensor(self.marginal, dtype=torch.float64)
         return Interpolating(pi / pi.sum())
 
     @property
+    def transitions(self) -> Transitions:
+        """The chain. Where π comes from a context, only a path :meth:`within` one has it."""
+        if self._chain is None:
+            raise InputError(
+                f"frequencies are those of context.extras[{self.marginal!r}]: ask "
+                "path.within(context) in place of the path"
+            )
+        return self._chain
+
+    @property
+    def stationary(self) -> Tensor:
+        """π, float64 ``[S]``, or ``[B, *elements, S]`` where it comes from the context."""
+        return self.transitions.stationary
+
+    @property
     def symbols(self) -> int:
         """Number of values a token can hold on the way: K, or K + 1 with the masked symbol."""
-        return len(self.stationary)
+        return self.classes + (self.kind == "absorbing")
+
+    def within(self, context: Context) -> Self:
+        """The path with the transitions of this batch: itself, unless π comes from the context.
+
+        Raises:
+            InputError: the context has no such frequencies, or they do not fit the field.
+        """
+        if self.kind != "marginal" or not isinstance(self.marginal, str):
+            return self
+        pi = context.extras.get(self.marginal)
+        shape = (*self.space.mask(context).shape, self.classes)
+        if pi is None or pi.shape != shape:
+            found = f"only {sorted(context.extras)}" if pi is None else f"one {list(pi.shape)}"
+            raise InputError(
+                f"frequencies are those of context.extras[{self.marginal!r}], {list(shape)} for "
+                f"this batch, but there is {found}; stationary_given makes them from a table"
+            )
+        pi = pi.double()
+        if not bool(((pi >= 0) & pi.isfinite()).all()):
+            raise InputError(
+                f"frequencies must be finite and 0 or more; context.extras[{self.marginal!r}] holds"
+                " others"
+            )
+        bound = copy(self)
+        bound._chain = Interpolating(pi / pi.sum(-1, keepdim=True).clamp(min=1e-30))
+        return bound
 
     def with_schedule(self, schedule: Schedule) -> Self:
         return type(self)(self.space, schedule, self.kind, self.marginal, self.rates)
@@ -137,12 +184,13 @@ class CategoricalPath(Path):
         return super().extrapolate(x_t, clean.log_softmax(-1), weak.log_softmax(-1), weight)
 
     def config(self) -> dict[str, Any]:
+        m = self.marginal
         return {
             "kind": self.kind,
             "classes": self.classes,
             "pairs": self.space.pairs,
             "schedule": self.schedule.config(),
-            "marginal": None if self.marginal is None else list(self.marginal),
+            "marginal": m if m is None or isinstance(m, str) else list(m),
             **({} if self.rates is None else {"rates": [list(row) for row in self.rates]}),
         }
 
@@ -186,7 +234,7 @@ class CategoricalPath(Path):
             alpha_t: see :meth:`posterior`; above 0.
         """
         at = alpha_t.to(p0)
-        inward = self.transitions.rates.T.to(p0)[x_t].scatter(-1, x_t[..., None], 0.0)
+        inward = self.transitions.inward(x_t).to(p0)
         return inward / at[..., None] * self.transitions.push(self._per_evidence(p0, x_t, at), at)
 
     def _per_evidence(self, p0: Tensor, x_t: Tensor, alpha: Tensor) -> Tensor:
@@ -209,5 +257,5 @@ class CategoricalPath(Path):
         return torch.where(u > alpha, other, x)
 
     def _stationary_sample(self, u: Tensor, context: Context) -> Tensor:
-        p = self.stationary.to(u.device).expand(*u.shape, -1)
+        p = self.within(context).stationary.to(u.device).expand(*u.shape, -1)
         return self.space.project(self.space.sample(p, u), context)

@@ -39,12 +39,15 @@ class Transitions(ABC):
     """Q(α) on S symbols.
 
     Attributes:
-        stationary: π, float64 ``[S]``.
-        rates: R, float64 ``[S, S]``, from row to column.
+        stationary: π, float64 ``[S]``; or ``[..., S]``, where every element has a chain of its own.
     """
 
     stationary: Tensor
-    rates: Tensor
+
+    @property
+    @abstractmethod
+    def rates(self) -> Tensor:
+        """R, float64 ``[S, S]`` or ``[..., S, S]``, from row to column."""
 
     @abstractmethod
     def push(self, w: Tensor, alpha: Tensor) -> Tensor:
@@ -64,13 +67,25 @@ class Transitions(ABC):
             alpha: ``[...]``.
         """
 
+    def inward(self, x: Tensor) -> Tensor:
+        """R(y → x) from every other symbol y, and 0 for y = x; ``[..., S]``.
+
+        Args:
+            x: symbols, ``[...]``.
+        """
+        return self.rates.T.to(x.device)[x].scatter(-1, x[..., None], 0.0)
+
 
 class Interpolating(Transitions):
-    """Each symbol is kept with probability α and else drawn from π ``[S]``."""
+    """Each symbol is kept with probability α and else drawn from π ``[S]``, or ``[..., S]``."""
 
     def __init__(self, stationary: Tensor):
         self.stationary = stationary.double()
-        self.rates = self.stationary.expand(len(stationary), -1) - torch.eye(len(stationary))
+
+    @property
+    def rates(self) -> Tensor:
+        one = torch.eye(self.stationary.shape[-1], device=self.stationary.device)
+        return self.stationary[..., None, :] - one
 
     def push(self, w: Tensor, alpha: Tensor) -> Tensor:
         alpha = alpha[..., None]
@@ -79,6 +94,10 @@ class Interpolating(Transitions):
     def pull(self, f: Tensor, alpha: Tensor) -> Tensor:
         alpha = alpha[..., None]
         return alpha * f + (1 - alpha) * (self.stationary.to(f) * f).sum(-1, keepdim=True)
+
+    def inward(self, x: Tensor) -> Tensor:
+        pi = self.stationary.to(x.device).expand(*x.shape, -1)
+        return pi.gather(-1, x[..., None]).expand(pi.shape).scatter(-1, x[..., None], 0.0)
 
 
 class Reversible(Transitions):
@@ -107,10 +126,14 @@ class Reversible(Transitions):
             )
         root = pi.sqrt()
         values, vectors = torch.linalg.eigh(-root[:, None] * r / root)
-        self.stationary, self.rates = pi, r / values[1]
+        self.stationary, self._rates = pi, r / values[1]
         self.speeds = (values / values[1]).clamp(min=1.0)
         self.speeds[0] = 0.0
         self.left, self.right = vectors / root[:, None], vectors.T * root
+
+    @property
+    def rates(self) -> Tensor:
+        return self._rates
 
     def push(self, w: Tensor, alpha: Tensor) -> Tensor:
         return self._apply(w, alpha, self.left, self.right)

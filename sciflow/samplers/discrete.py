@@ -81,6 +81,7 @@ class MarkovJumps(Stepper):
             known = ", ".join(get_args(TokenMethod))
             raise InputError(f"unknown token method {method!r}; known: {known}")
         self.path, self.stream, self.method = path, stream, method
+        self.chain = path
         self.eta = eta if path.kind == "absorbing" else 0.0
         if self.eta > 0 and method in ("euler", "tau-leaping"):
             raise InputError(
@@ -100,6 +101,7 @@ class MarkovJumps(Stepper):
         space = self.path.space
         if self.last[i] and self.greedy:
             return space.project(clean.argmax(-1), context)
+        self.chain = self.path.within(context)
         law = self.law(i, x, (clean / self.temperature).softmax(-1))
         # In float64, where it stays below 1: on the last interval every token must be unmasked.
         u = space.uniform(context, draws, f"{self.stream}/value", i + 1)
@@ -118,7 +120,7 @@ class MarkovJumps(Stepper):
             return self._extrapolated(i, x, p0)
         if self.method == "ancestral" or self.last[i] or at <= 0:
             return self._ancestral(i, x, p0)
-        rates = self.path.reverse_rates(p0, x, _scalar(at, p0))
+        rates = self.chain.reverse_rates(p0, x, _scalar(at, p0))
         total = rates.sum(-1, keepdim=True)
         mean = (as_ - at) * total
         jump = -torch.expm1(-mean) if self.method == "tau-leaping" else mean.clamp(max=1.0)
@@ -128,7 +130,7 @@ class MarkovJumps(Stepper):
     def _ancestral(self, i: int, x: Tensor, p0: Tensor) -> Tensor:
         at, as_ = self.alpha[i]
         if self.path.kind != "absorbing":
-            return self.path.posterior(p0, x, _scalar(at, p0), _scalar(as_, p0))
+            return self.chain.posterior(p0, x, _scalar(at, p0), _scalar(as_, p0))
         rho = 0.0 if self.last[i] else self.eta * min(1.0, (1 - as_) / max(at, 1e-12))
         unmask = min(1.0, (as_ - (1 - rho) * at) / max(1 - at, 1e-12))
         masked = F.one_hot(x.new_full((), self.path.classes), self.path.symbols).to(p0)
@@ -149,7 +151,7 @@ class MarkovJumps(Stepper):
         if memory is None or self.fresh[i]:
             return law
         cavity, known = memory
-        earlier = cavity * self.path.likelihood(x, _scalar(at, p0), p0.dtype)
+        earlier = cavity * self.chain.likelihood(x, _scalar(at, p0), p0.dtype)
         total = earlier.sum(-1, keepdim=True)
         # Of a symbol that was seen, and is masked again, the previous estimate says nothing.
         usable = (total > 0) & ~known
@@ -159,7 +161,7 @@ class MarkovJumps(Stepper):
 
     def _cavity(self, i: int, x: Tensor, p0: Tensor) -> tuple[Tensor, Tensor]:
         """p_0(x_0)/q(x_t | x_0), what the other elements say; and where that cannot be told."""
-        evidence = self.path.likelihood(x, _scalar(self.alpha[i][0], p0), p0.dtype)
+        evidence = self.chain.likelihood(x, _scalar(self.alpha[i][0], p0), p0.dtype)
         cavity = p0 / evidence.clamp(min=1e-30)
         known = (evidence <= 0).any(-1, keepdim=True)
         cavity = torch.where(evidence > 0, cavity, torch.zeros_like(cavity))

@@ -208,7 +208,7 @@ class NamedMixture(ExactDenoiser):
         x, token = state["x"], state["token"]
         a, s = (_per_element(y, x.shape[:2]) for y in self.mixture.path.schedule(times["x"]))
         log_c, means = self.mixture.components(x, a, s)
-        seen = _log_likelihood(self.tokens, token, times["token"])
+        seen = _log_likelihood(self.tokens.within(state.context), token, times["token"])
         joint = log_c[..., None] + self.names.log() + seen[..., None, :]
         r = joint.logsumexp(-1).softmax(-1)
         p = joint.logsumexp(-2).softmax(-1)
@@ -233,7 +233,7 @@ class TokenTable(ExactDenoiser):
         """log p(x_0^i | x_t) for each token i, by enumeration."""
         x = state[self.field]
         size, length = x.shape
-        seen = _log_likelihood(self.path, x, times[self.field])
+        seen = _log_likelihood(self.path.within(state.context), x, times[self.field])
         joint = self.table.clamp(min=_TINY).log()[None]
         for j in range(length):
             joint = joint + seen[:, j].reshape(size, *(-1 if i == j else 1 for i in range(length)))

@@ -23,7 +23,7 @@ from sciflow.samplers.discrete import MarkovJumps
 from sciflow.schedules import Cosine, Rectified, Schedule, Tabulated, VarianceExploding, VPLinear
 from sciflow.spaces import Euclidean, Tokens, ZeroCoM
 from sciflow.state import Context, State, Times
-from sciflow.testing.targets import DiagonalGaussian, all_real
+from sciflow.testing.targets import DiagonalGaussian, TokenTable, all_real
 
 SCHEDULES = [Rectified(), Cosine(), VPLinear(), VarianceExploding()]
 PREDICTIONS = ["x0", "eps", "v", "score", "velocity", "edm"]
@@ -318,6 +318,36 @@ def test_each_field_is_masked_by_its_own_symbol() -> None:
         assert bool((y < classes).all())
         # At the end of a run what is masked is drawn anew, and what was seen stays.
         assert bool((y != 3).all() if classes == 3 else (y == 3).all())
+
+
+class Apart(Denoiser):
+    """Independent fields, each with the exact posterior of its own table."""
+
+    def __init__(self, *tables: TokenTable):
+        super().__init__()
+        self.tables = tables
+        self.paths = {table.field: table.path for table in tables}
+
+    def forward(
+        self, state: State, t: Times | float, previous: Prediction | None = None
+    ) -> Prediction:
+        return Prediction({table.field: table(state, t)[table.field] for table in self.tables})
+
+
+def test_each_field_is_noised_in_its_own_way() -> None:
+    """SemlaFlow's Integrator chose the strategy of bonds by that of types: uniform bonds that are
+    treated like masked ones are all taken for known, and stay what the prior drew."""
+    n, law = 8000, torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
+    kinds = {"types": "absorbing", "bonds": "uniform"}
+    for names in (["types", "bonds"], ["bonds", "types"]):
+        model = Apart(*(
+            TokenTable(CategoricalPath(Tokens(3), Rectified(), kinds[f]), law, f)  # type: ignore[arg-type]
+            for f in names
+        ))  # fmt: skip
+        end = Sampler(steps=4, greedy=False)(model, all_real(n), Draws(0, torch.arange(n))).state
+        for x in end.values():
+            counts = torch.bincount(x.flatten(), minlength=3)
+            assert float(((counts - n * law) ** 2 / (n * law)).sum()) < 2 + 4 * math.sqrt(4)
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.0])
