@@ -18,11 +18,11 @@ coupling. Churn (Karras et al. 2022) is the same in small, before every step
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -129,6 +129,8 @@ class Sampler(SamplerSettings):
         state = _keep_given(State(dict(start), context), given, paths)
         # A run's history is in its own copy.
         moving = {f: copy(stepper) for f, stepper in prepared.items()}
+        # A symbol is always finite; what it was drawn from may not be.
+        watched = [(f, isinstance(p, CategoricalPath)) for f, p in paths.items()]
         reasons: dict[int, str] = {}
         previous: Prediction | None = None
         n, last, calls, seen = len(plan), begin, 0, state
@@ -145,12 +147,19 @@ class Sampler(SamplerSettings):
                 prediction, calls = denoiser(state, t, previous), calls + 1
             seen = state
             state = State(
-                {f: moving[f].step(i, state[f], prediction[f], context, draws) for f in paths},
+                {f: stepper.step(i, state.fields[f], prediction.clean[f], context, draws)
+                 for f, stepper in moving.items()},
                 context,
-            )
-            state = _keep_given(state, given, paths)
+            )  # fmt: skip
+            if given:
+                state = _keep_given(state, given, paths)
             previous = prediction
-            _find_broken(reasons, state, prediction, paths, i, t, draws)
+            for name, tokens in watched:
+                x = prediction.clean[name] if tokens else state.fields[name]
+                # A sum is not finite where a term is not (or it overflows, as bad): one pass.
+                if not isfinite(x.sum().item()):
+                    _find_broken(reasons, x, name, paths[name], f"step {i} (t = {t:.4g})",
+                                 context, draws)  # fmt: skip
             if progress is not None:
                 progress(i + 1, n)
         fields = {f: paths[f].space.project(state[f], context) for f in paths}
@@ -225,26 +234,19 @@ def _keep_given(
 
 def _find_broken(
     reasons: dict[int, str],
-    state: State,
-    prediction: Prediction,
-    paths: Mapping[str, Path],
-    i: int,
-    t: float,
+    x: Tensor,
+    name: str,
+    path: Path,
+    when: str,
+    context: Context,
     draws: Draws,
 ) -> None:
-    """Add to ``reasons`` the rows that are broken since this step."""
-    for name, path in paths.items():
-        # A symbol is always finite; what it was drawn from may not be.
-        x = prediction[name] if isinstance(path, CategoricalPath) else state[name]
-        # A sum is not finite exactly when a term is not (or overflows, which is as bad): one pass.
-        if math.isfinite(x.sum().item()):
-            continue
-        bad = x.isnan() | x.isposinf()
-        if not isinstance(path, CategoricalPath):
-            bad = bad | x.isneginf()
-        bad = bad & path.space.expand(path.space.mask(state.context), bad)
-        for row in bad.flatten(1).any(1).nonzero().flatten().tolist():
-            number = int(draws.samples[row])
-            reasons.setdefault(
-                row, f"step {i} (t = {t:.4g}), field {name}, sample {number}, seed {draws.seed}"
-            )
+    """Add to ``reasons`` the rows of ``x`` that hold a value that must not be."""
+    bad = x.isnan() | x.isposinf()
+    # The logit of what cannot be is minus infinity.
+    if not isinstance(path, CategoricalPath):
+        bad = bad | x.isneginf()
+    bad = bad & path.space.expand(path.space.mask(context), bad)
+    for row in bad.flatten(1).any(1).nonzero().flatten().tolist():
+        number = int(draws.samples[row])
+        reasons.setdefault(row, f"{when}, field {name}, sample {number}, seed {draws.seed}")
