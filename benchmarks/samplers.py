@@ -50,7 +50,7 @@ from sciflow.testing.targets import GaussianMixture, all_real
 
 CALLS = (5, 10, 20, 50)
 OURS = ("ab2", "ab3", "reab2", "reab3", "dpmpp2m", "dpmpp3m", "unipc2", "unipc3", "unipc2-bh1")
-GRIDS = ("power-u", "uniform-u", "uniform-logsnr", "karras")
+GRIDS = ("power-u", "fine-u", "uniform-u", "uniform-logsnr", "karras")
 LEARNERS = (
     {"method": "ab2"}, {"method": "ab2", "extrapolate": True}, {"method": "ab3"},
     {"method": "unipc3"},
@@ -160,7 +160,7 @@ def fitted(goal: GaussianMixture, y: Tensor, end: Tensor, n: int,
            steppers: dict[str, DPMSolverV3]) -> dict[str, Any]:  # fmt: skip
     """DPM-Solver-v3 in the best of its orders and grids."""
     found = []
-    for grid in ("uniform-logsnr", "uniform-u", "power-u"):
+    for grid in ("uniform-logsnr", "uniform-u", "fine-u", "power-u"):
         for order, maker in steppers.items():
             sampler = Sampler(steps=n, method="dpmpp2m", grid=grid,
                               logsnr_last=-math.log(SIGMA_MIN))  # fmt: skip
