@@ -39,6 +39,10 @@ class Prediction:
         """The same numbers, cut from the graph of gradients."""
         return Prediction({name: x.detach() for name, x in self.clean.items()})
 
+    def index(self, rows: Tensor) -> Prediction:
+        """Some samples of the batch, in the order of ``rows``."""
+        return Prediction({name: x[rows] for name, x in self.clean.items()})
+
 
 class Denoiser(nn.Module, ABC):
     """D(x_t, t). Subclasses hold ``paths``, one a field, and answer with a prediction."""

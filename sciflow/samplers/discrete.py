@@ -67,6 +67,8 @@ class MarkovJumps(Stepper):
         method: see above.
     """
 
+    remembers = ("memory",)
+
     def __init__(
         self,
         path: CategoricalPath,

@@ -82,6 +82,8 @@ class DPMSolverV3:
 class _V3Stepper(Stepper):
     """A table of numbers a component, computed for a plan."""
 
+    remembers = ("history",)
+
     def __init__(self, path: GaussianPath, plan: Plan, statistics: SolverStatistics, order: int,
                  corrector: bool):  # fmt: skip
         self.path, self.order = path, order

@@ -53,6 +53,8 @@ class GeodesicStepper(Stepper):
         stream: name of the field's random numbers.
     """
 
+    remembers = ("old", "base", "moved")
+
     def __init__(self, path: GeodesicPath, plan: Plan, order: int = 2, heun: bool = False,
                  eta: float = 0.0, stream: str = "field"):  # fmt: skip
         if order not in (1, 2):

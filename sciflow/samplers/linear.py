@@ -39,6 +39,8 @@ class LinearStepper(Stepper, ABC):
         stream: name of the field's random numbers.
     """
 
+    remembers = ("history",)
+
     def __init__(
         self,
         path: GaussianPath,

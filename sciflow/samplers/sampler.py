@@ -5,6 +5,7 @@ r"""The loop that every sample comes from: one denoiser call a step, one stepper
         D = denoiser(x, start)
         x_f = stepper_f(i, x_f, D_f)     for every field f
 
+with two places at which a run may be reached into (:mod:`sciflow.samplers.hooks`).
 Continuous fields take a multistep, Heun or ancestral stepper, token fields the Markov jumps of
 their corruption, all from the same estimate D and on one shared clock. Given elements never move.
 
@@ -31,6 +32,7 @@ from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.paths import CategoricalPath, GaussianPath, Path
 from sciflow.random import Draws
+from sciflow.samplers.hooks import After, Select, Step
 from sciflow.samplers.methods import stepper_of
 from sciflow.samplers.passes import plan_of
 from sciflow.samplers.plan import Plan
@@ -95,6 +97,8 @@ class Sampler(SamplerSettings):
         start: Mapping[str, Tensor] | None = None,
         begin: float = 1.0,
         steppers: Mapping[str, Callable[[Path, Plan], Stepper]] | None = None,
+        select: Select | None = None,
+        after: After | None = None,
     ) -> SamplerReport:
         """Sample a batch.
 
@@ -110,6 +114,9 @@ class Sampler(SamplerSettings):
             steppers: what makes the stepper of a field in place of ``method``, for solvers with
                 more than settings to them (:mod:`sciflow.samplers.dpm_solver_v3`). The plan is
                 still that of ``method``; keep one object, its coefficients are remembered.
+            select: which rows go on, after every call; see :mod:`sciflow.samplers.hooks`.
+            after: moves the state after every step, and after the ``after_step`` of a denoiser
+                that has one.
 
         Raises:
             InputError: the values of given elements and their marks in the context do not fit, or
@@ -133,6 +140,7 @@ class Sampler(SamplerSettings):
         watched = [(f, isinstance(p, CategoricalPath)) for f, p in paths.items()]
         reasons: dict[int, str] = {}
         previous: Prediction | None = None
+        hooks = [h for h in (getattr(denoiser, "after_step", None), after) if h is not None]
         n, last, calls, seen = len(plan), begin, 0, state
         for i, (t, end) in enumerate(plan):
             if i and t > last:
@@ -145,12 +153,19 @@ class Sampler(SamplerSettings):
             last = end
             if previous is None or not (self.cache and _same(state, seen)):
                 prediction, calls = denoiser(state, t, previous), calls + 1
+            if select is not None and (rows := select(i, t, state, prediction)) is not None:
+                state = State({f: x[rows] for f, x in state.items()}, context)
+                prediction = prediction.index(rows)
+                for stepper in moving.values():
+                    stepper.take(rows)
             seen = state
             state = State(
                 {f: stepper.step(i, state.fields[f], prediction.clean[f], context, draws)
                  for f, stepper in moving.items()},
                 context,
             )  # fmt: skip
+            for hook in hooks:
+                state = hook(Step(i, t, end, seen, prediction, state))
             if given:
                 state = _keep_given(state, given, paths)
             previous = prediction

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -17,7 +18,17 @@ class Stepper(ABC):
 
     Coefficients are computed once, when it is made, as Python floats. Every run works on a shallow
     copy, so a stepper may keep a history, in attributes that it sets and never changes in place.
+
+    Attributes:
+        remembers: names of the attributes in which tensors ``[B, ...]`` of a run are kept.
     """
+
+    remembers: ClassVar[tuple[str, ...]] = ()
+
+    def take(self, rows: Tensor) -> None:
+        """The history moves with the samples: row i of it becomes row ``rows[i]``."""
+        for name in self.remembers:
+            setattr(self, name, _index(getattr(self, name), rows))
 
     @abstractmethod
     def step(self, i: int, x: Tensor, clean: Tensor, context: Context, draws: Draws) -> Tensor:
@@ -30,3 +41,12 @@ class Stepper(ABC):
             context: mask and given elements.
             draws: random numbers of the batch.
         """
+
+
+def _index(history: Any, rows: Tensor) -> Any:
+    """The rows of a tensor, or of all tensors of a sequence; ``None`` stays."""
+    if history is None:
+        return None
+    if isinstance(history, Tensor):
+        return history[rows]
+    return type(history)(x[rows] for x in history)
