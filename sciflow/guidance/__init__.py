@@ -4,6 +4,7 @@ from sciflow.guidance.classifier_free import ClassifierFree
 from sciflow.guidance.epsilon_scaling import EpsilonScaling, fit_scale
 from sciflow.guidance.measurements import MatrixMeasurement, Measurement, Observed
 from sciflow.guidance.moment_matching import MomentMatching
+from sciflow.guidance.particles import ParticleReport, sample_particles
 
 __all__ = [
     "ClassifierFree",
@@ -12,5 +13,7 @@ __all__ = [
     "Measurement",
     "MomentMatching",
     "Observed",
+    "ParticleReport",
     "fit_scale",
+    "sample_particles",
 ]
