@@ -2,7 +2,8 @@
 
 A pass is one way down a grid: to the data, or to a level above them. A run is one pass; with
 restarts (:mod:`sciflow.samplers.sampler`) it is a first pass through ``restart_low``, where so many
-rounds from ``restart_time`` down to ``restart_low`` are put in. All calls together are ``steps``.
+rounds from ``restart_time`` down to ``restart_low`` are put in. All calls together are ``steps``,
+each made ``recurrence`` times.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def plan_of(settings: SamplerSettings, paths: Mapping[str, Path], begin: float =
     again = int(settings.steps * settings.restart_share + 1e-9) if settings.restarts else 0
     low, high = settings.restart_low, min(settings.restart_time, begin)
     if low < high and (part := _pass(settings, paths, again, high, low)):
-        left = settings.steps - settings.restarts * len(part)
+        left = settings.steps - settings.restarts * (len(part) // settings.recurrence)
         if plan := _pass(settings, paths, left, begin, through=low):
             return plan.restarted(part, settings.restarts)
     return _pass(settings, paths, settings.steps, begin)
@@ -70,6 +71,8 @@ def _pass(
     plan = Plan.along(times)
     if settings.churn > 0:
         plan = churned(plan, pace.schedule, settings.churn, settings.churn_min, settings.churn_max)
+    # Before doubling: what is repeated is a step, with both of its calls.
+    plan = plan.repeated(settings.recurrence)
     return plan.doubled() if twice else plan
 
 

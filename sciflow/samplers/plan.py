@@ -8,7 +8,8 @@ noised up again in between, by the forward process of each field. So one loop se
 * methods with two calls a step,       (t_0 → t_1), (t_1 → t_1), (t_1 → t_2), …;
 * churn (Karras et al. 2022),          (t̂_0 → t_1), (t̂_1 → t_2), … with t̂_i above t_i;
 * restarts (Xu et al. 2023),           … (t_i → low), then rounds of (high → …), …, (… → low), and
-                                       on from low to 0.
+                                       on from low to 0;
+* recurrence (RePaint, FreeDoM, TFG),  (t_0 → t_1), (t_0 → t_1), …, (t_1 → t_2), (t_1 → t_2), ….
 """
 
 from __future__ import annotations
@@ -74,6 +75,10 @@ class Plan:
                 start.append(e)
                 end.append(e)
         return Plan(*(torch.tensor(x, dtype=torch.float64) for x in (start, end)))
+
+    def repeated(self, times: int) -> Plan:
+        """Each interval ``times`` times in a row, with noise in between."""
+        return Plan(self.start.repeat_interleave(times), self.end.repeat_interleave(times))
 
     def then(self, other: Plan) -> Plan:
         """This plan, and after it the other one."""

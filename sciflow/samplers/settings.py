@@ -22,11 +22,12 @@ class SamplerSettings:
     """How to integrate; plain data, so it can be saved with a model.
 
     Attributes:
-        steps: network calls in all (methods of two calls a step use an odd number of them).
+        steps: network calls in all (methods of two calls a step use an odd number of them), where
+            ``recurrence`` is 1.
         method: how continuous fields move, a name in :data:`~sciflow.samplers.methods.METHODS`.
-        grid: power-u, uniform-u, uniform-logsnr, karras or time, on the schedule of the first
-            continuous field (tokens alone take ``time``); or the list of the times of the calls,
-            as many as ``steps``.
+        grid: power-u, fine-u, uniform-u, uniform-logsnr, karras or time, on the schedule of the
+            first continuous field (tokens alone take ``time``); or the list of the times of the
+            calls, as many as ``steps``.
         extrapolate: the last step of ``ab`` and ``reab`` methods too uses earlier estimates, not
             the last alone: nearer to the exact flow from about ten calls on, where the denoiser is
             smooth; the last estimate of a network is cleaner.
@@ -51,6 +52,11 @@ class SamplerSettings:
         churn_min: S_tmin, the least noise level s/a that is raised.
         churn_max: S_tmax, the largest; ``None`` is no bound.
         churn_noise: S_noise, a factor on the noise of churn, and of restarts from above 0.
+        recurrence: how often each step is made: after it every field is noised up again by its own
+            forward process and the step made anew, at ``recurrence`` · ``steps`` calls in all. This
+            is N_recur of TFG (Ye et al. 2024), the self-recurrence of UGD (Bansal et al. 2023), the
+            time travel of FreeDoM (Yu et al. 2023) and the resampling of RePaint (Lugmayr et al.
+            2022, jumps of length 1): what guidance or given elements bent gets mended.
     """
 
     steps: int = 50
@@ -75,6 +81,7 @@ class SamplerSettings:
     churn_min: float = 0.0
     churn_max: float | None = None
     churn_noise: float = 1.0
+    recurrence: int = 1
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -142,6 +149,8 @@ class SamplerSettings:
             )
         if not self.churn_noise > 0:
             raise InputError(f"churn_noise must be above 0, not {self.churn_noise}")
+        if self.recurrence < 1:
+            raise InputError(f"recurrence must be 1 (each step once) or more, not {self.recurrence}")
 
     def config(self) -> dict[str, Any]:
         """Plain data; ``Sampler(**config)`` gives it back."""
