@@ -3,55 +3,58 @@ r"""Classifier-free guidance (Ho & Salimans 2022) for means, logits and points o
     D_w = D(x, t, c) + w·( D(x, t, c) − D(x, t, ∅) ),
     log p_w = log p(· | c) + w·( log p(· | c) − log p(· | ∅) )      up to normalisation,
 
-and on a manifold as for means, in the tangent space at x (:meth:`Path.extrapolate`).
+guidance by a weak estimate (:mod:`sciflow.guidance.away`): the same model, asked for nothing.
 
 w = 0 is the conditional model itself, bit for bit and at one call a step; w > 0 sharpens. The
 guided denoiser is only used where the shared clock lies in ``interval`` (Kynkäänniemi et al. 2024):
 what a condition decides is decided early, and late guidance pushes samples off the data.
+
+With a weight for each condition the weak models are asked for all but that one,
+
+    D_w = D(c) + Σ_i w_i ( D(c) − D(c without c_i) ),
+    p_w ∝ p(x | c) Π_i p(c_i | x, the other conditions)^w_i  at each noise level,
+
+at a call a condition. Equal weights are the common w where conditions are independent given x.
 """
 
 from __future__ import annotations
 
-from sciflow.denoisers import Denoiser, Prediction
+from collections.abc import Mapping
+
+from sciflow.denoisers import Denoiser
 from sciflow.errors import InputError
-from sciflow.state import State, Times
+from sciflow.guidance.away import MoveAway, Weight
+from sciflow.guidance.rules import Rule
+from sciflow.guidance.weak import Unasked
 
 __all__ = ["ClassifierFree"]
 
 
-class ClassifierFree(Denoiser):
+class ClassifierFree(MoveAway):
     """Moves the estimate away from the unconditional one.
 
     Args:
         denoiser: a conditional denoiser that accepts "not asked for" (NaN) conditions.
-        weight: w ≥ 0.
+        weight: w ≥ 0, or a function of the time; or ``{condition: weight}``.
         interval: times (first, last) of the shared clock between which guidance acts.
+        logsnr: instead of it, the least and largest log(a/s) of the first continuous field.
+        rule: see :mod:`sciflow.guidance.rules`.
     """
 
     def __init__(
-        self, denoiser: Denoiser, weight: float, interval: tuple[float, float] = (0.0, 1.0)
+        self,
+        denoiser: Denoiser,
+        weight: Weight | Mapping[str, Weight],
+        interval: tuple[float, float] = (0.0, 1.0),
+        *,
+        logsnr: tuple[float, float] | None = None,
+        rule: Rule | None = None,
     ):
-        super().__init__()
-        if not weight >= 0:
-            raise InputError(f"guidance weight must be 0 (off) or more, not {weight}")
-        if not 0 <= interval[0] <= interval[1] <= 1:
-            raise InputError(f"guidance acts between times 0 <= first <= last <= 1, not {interval}")
-        self.denoiser, self.weight, self.interval = denoiser, weight, interval
-        self.paths = denoiser.paths
-
-    def forward(
-        self, state: State, t: Times | float, previous: Prediction | None = None
-    ) -> Prediction:
-        conditional = self.denoiser(state, t, previous)
-        outside = isinstance(t, float) and not self.interval[0] <= t <= self.interval[1]
-        if self.weight == 0 or outside:
-            return conditional
-        bare = State(state.fields, state.context.unconditional())
-        unconditional = self.denoiser(bare, t, previous)
-        return Prediction(
-            {
-                name: path.extrapolate(state[name], conditional[name], unconditional[name],
-                                       self.weight)
-                for name, path in self.paths.items()
-            }
-        )  # fmt: skip
+        if isinstance(weight, Mapping):
+            if not weight:
+                raise InputError("no weights: name at least one condition, or give one number")
+            weak = [Unasked(denoiser, [name]) for name in weight]
+            weights = list(weight.values())
+        else:
+            weak, weights = [Unasked(denoiser)], [weight]
+        super().__init__(denoiser, weak, weights, interval, logsnr=logsnr, rule=rule)
