@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sciflow.denoisers import NetworkDenoiser
+    from sciflow.guides import Guide
     from sciflow.objectives import DenoisingObjective
+    from sciflow.predictors import PropertyPredictor
     from sciflow.random import Draws
     from sciflow.state import Context, State
     from sciflow.targets import Target
@@ -151,6 +153,18 @@ class Domain(ABC):
     @abstractmethod
     def objective(self, config: Mapping[str, Any]) -> DenoisingObjective:
         """The training objective of that configuration."""
+
+    def predictor_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration of a predictor of all conditions of a model's configuration."""
+        raise InputError(f"{self.name}: this domain has no network that predicts properties")
+
+    def predictor(self, config: Mapping[str, Any]) -> PropertyPredictor:
+        """The predictor that :meth:`predictor_config` describes, with fresh weights."""
+        raise InputError(f"{self.name}: this domain has no network that predicts properties")
+
+    def guides(self) -> Mapping[str, Guide]:
+        """Guidance by this domain's own oracles, by name; see :mod:`sciflow.guides`."""
+        return {}
 
     # --- sampling ---------------------------------------------------------------------------
 

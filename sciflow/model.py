@@ -25,13 +25,19 @@ from sciflow.denoisers import Denoiser, NetworkDenoiser
 from sciflow.domain import Domain, Progress, get_domain
 from sciflow.errors import CheckpointError, InputError
 from sciflow.guidance import ClassifierFree
+from sciflow.guides import find_guide
+from sciflow.predictors import PropertyPredictor, load_predictor
 from sciflow.random import Draws
 from sciflow.samplers import Sampler
 from sciflow.schedules import schedule_from_config
-from sciflow.state import Context
+from sciflow.state import Context, State
 from sciflow.targets import Target, as_targets
 
 __all__ = ["Model", "Samples", "SamplingInterrupted", "bundled_models", "load"]
+
+
+_CANDIDATES = 1 << 48
+"""Distance of the seeds of a sample's candidates."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,7 @@ class Model:
         self.domain, self.denoiser, self.config = domain, denoiser.eval(), dict(config)
         self.reference, self.card, self.name, self.digest = dict(reference), card, name, digest
         self.sampler = Sampler(**self.config.get("sampler", {}))
+        self.guides: list[str] = []
 
     @property
     def properties(self) -> list[str]:
@@ -168,6 +175,7 @@ class Model:
         batch_size: int | None = None,
         sampler: Mapping[str, Any] | None = None,
         device: str = "cpu",
+        best_of: int = 1,
         progress: Progress | None = None,
     ) -> Samples:
         """Draw ``n`` samples, numbered from ``first``; sample i depends on (seed, i) alone.
@@ -184,6 +192,9 @@ class Model:
                 whose caches then hold a batch, and 256 elsewhere.
             sampler: settings that differ from the model's, e.g. ``{"steps": 100}``.
             device: where to compute.
+            best_of: candidates a sample, of which the sound one is kept in which the model's
+                predictor finds the targets likeliest; the first candidate is the sample that
+                ``best_of=1`` gives. Costs as many times the calls.
             progress: told (samples done, n).
         """
         if n < 1:
@@ -203,6 +214,7 @@ class Model:
         if weight > 0:
             denoiser = ClassifierFree(denoiser, weight, between)
         denoiser = denoiser.to(device)
+        judge = self._judge(best_of, targets)
 
         begin, cpu = time.monotonic(), time.process_time()
         draws = Draws(seed, torch.arange(first, first + n))
@@ -215,26 +227,35 @@ class Model:
         done = 0
         try:
             for rows in batches:
-                part = _part(context, rows)
-                report = chosen(
-                    denoiser, part.apply(lambda x: x.to(device)), draws.rows(rows),
-                    progress=_shared(progress, done, len(rows), n),
-                )  # fmt: skip
-                calls = report.calls
-                if weight > 0:
-                    starts = chosen.plan(denoiser).start.tolist()
-                    calls += sum(between[0] <= t <= between[1] for t in starts)
-                decoded = self.domain.decode(self.config, report.state.to("cpu"))
-                for i, (row, record) in enumerate(zip(rows.tolist(), decoded, strict=True)):
-                    if i in report.reasons:
-                        dropped[first + row] = f"not finite: {report.reasons[i]}"
-                    else:
+                part, best = _part(context, rows), torch.full((len(rows),), -math.inf)
+                for candidate in range(best_of):
+                    # A candidate is a sample of another seed, far from those that people choose.
+                    its = Draws(seed + candidate * _CANDIDATES, draws.samples[rows])
+                    report = chosen(
+                        denoiser, part.apply(lambda x: x.to(device)), its,
+                        progress=_shared(progress, done, len(rows), n * best_of),
+                    )  # fmt: skip
+                    done += len(rows)
+                    calls += report.calls if rows is batches[0] else 0
+                    state = report.state.to("cpu")
+                    decoded = self.domain.decode(self.config, state)
+                    score = judge(state, decoded)
+                    for i, (row, record) in enumerate(zip(rows.tolist(), decoded, strict=True)):
+                        if candidate and not score[i] > best[i]:
+                            continue
+                        best[i] = score[i]
+                        dropped.pop(first + row, None)
                         records[row] = record
-                done += len(rows)
+                        if i in report.reasons:
+                            records[row] = None
+                            dropped[first + row] = f"not finite: {report.reasons[i]}"
         except KeyboardInterrupt:
             interrupted = True
             missing = (first + i for i, record in enumerate(records) if record is None)
             dropped = {i: "interrupted" for i in missing} | dropped
+        if weight > 0:
+            starts = chosen.plan(denoiser).start.tolist()
+            calls += best_of * sum(between[0] <= t <= between[1] for t in starts)
         wanted = {k: v for k, v in context.conditions.items() if k in targets}
         samples = Samples(
             records,
@@ -251,6 +272,8 @@ class Model:
                 "targets": {k: str(v) for k, v in targets.items()},
                 "guidance": weight,
                 "guidance_interval": list(between),
+                "guides": list(self.guides),
+                "best_of": best_of,
                 "batch_size": batch_size,
                 "device": device,
                 "sampler": chosen.config(),
@@ -263,10 +286,65 @@ class Model:
             raise SamplingInterrupted(samples)
         return samples
 
-    def guided(self, wrap: Callable[[Denoiser], Denoiser]) -> Model:
-        """The same model with its denoiser wrapped."""
-        return Model(self.domain, wrap(self.denoiser), self.config, self.reference, self.card,
-                     self.name, self.digest)  # fmt: skip
+    def guided(self, guide: str | Callable[[Denoiser], Denoiser], **settings: Any) -> Model:
+        """The same model with its denoiser guided; it samples, and can be guided again, like any.
+
+        Args:
+            guide: a name (see :mod:`sciflow.guides`), or a function that wraps a denoiser.
+            settings: of a named guide; the others keep their defaults.
+
+        Raises:
+            InputError: an unknown guide or setting; the message lists what there is.
+        """
+        if callable(guide):
+            denoiser, label = guide(self.denoiser), getattr(guide, "__name__", "function")
+        else:
+            found = find_guide(guide, self.domain.guides())
+            chosen = found.complete(guide, settings)
+            denoiser = found.wrap(self, self.denoiser, chosen)
+            label = f"{guide}:" + ",".join(f"{k}={v}" for k, v in chosen.items() if v != "")
+        guided = Model(self.domain, denoiser, self.config, self.reference, self.card, self.name,
+                       self.digest)  # fmt: skip
+        guided.guides = [*self.guides, label]
+        return guided
+
+    def predictor(self, name: str | Path | None = None) -> PropertyPredictor:
+        """The predictor of properties that goes with this model, under the model's schedules.
+
+        Args:
+            name: a folder, or a bundled one; default that of the model's own name.
+
+        Raises:
+            InputError: there is none.
+        """
+        predictor = load_predictor(name or self.name or self.domain.default_model)
+        schedules = {k: schedule_from_config(v)
+                     for k, v in self.config.get("schedules", {}).items()}  # fmt: skip
+        return predictor.reschedule(schedules).eval()
+
+    def _judge(
+        self, best_of: int, targets: Mapping[str, Target]
+    ) -> Callable[[State, list[Any]], Tensor]:
+        """Scores ``[B]`` of candidates, minus infinity where one is not sound."""
+        if best_of < 1:
+            raise InputError(f"best_of must be 1 (every sample is kept) or more, not {best_of}")
+        if best_of == 1:
+            return lambda state, records: torch.zeros(len(records))
+        if not targets:
+            raise InputError("best_of compares candidates by the targets, and there are none")
+        predictor = self.predictor()
+        if unknown := sorted(set(targets) - set(predictor.statistics)):
+            raise InputError(
+                f"best_of: the model's predictor does not know {unknown[0]!r}; it knows: "
+                f"{', '.join(predictor.statistics)}"
+            )
+
+        def judge(state: State, records: list[Any]) -> Tensor:
+            sound = torch.tensor([not why for why in self.domain.verdicts(records)])
+            with torch.no_grad():
+                return predictor.of_clean(state).masked_fill(~sound, -math.inf)
+
+        return judge
 
     def save(self, folder: str | Path) -> Path:
         """Write the model as a checkpoint folder."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from domains.molecules.table import MoleculeTable
     from sciflow.denoisers import NetworkDenoiser
     from sciflow.objectives import DenoisingObjective
+    from sciflow.predictors import PropertyPredictor
     from sciflow.random import Draws
     from sciflow.state import Context, State
     from sciflow.training.prepared import PreparedData
@@ -127,6 +128,17 @@ class Molecules(Domain):
         from domains.molecules.networks import build_denoiser
 
         return build_denoiser(dict(config))
+
+    def predictor_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        from domains.molecules.networks import PREDICTOR
+
+        kept = {k: config[k] for k in ("domain", "dataset", "encoding")}
+        return {**kept, "predicts": config["conditions"], **PREDICTOR}
+
+    def predictor(self, config: Mapping[str, Any]) -> PropertyPredictor:
+        from domains.molecules.networks import build_predictor
+
+        return build_predictor(dict(config))
 
     def objective(self, config: Mapping[str, Any]) -> DenoisingObjective:
         from sciflow.objectives import DenoisingObjective

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from domains.molecules.encoding import BOND_CLASSES, Encoding
 from sciflow.denoisers import Network, NetworkDenoiser
@@ -11,7 +11,10 @@ from sciflow.paths import CategoricalPath, GaussianPath, Path
 from sciflow.schedules import schedule_from_config
 from sciflow.spaces import Tokens, ZeroCoM
 
-__all__ = ["PRESETS", "build_denoiser"]
+if TYPE_CHECKING:
+    from sciflow.predictors import PropertyPredictor
+
+__all__ = ["PREDICTOR", "PRESETS", "build_denoiser", "build_predictor"]
 
 _LINE = {"kind": "rectified"}
 _PATHS: dict[str, Any] = {
@@ -71,6 +74,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Named starting points of a configuration; the domain adds vocabulary and statistics."""
 
+PREDICTOR: dict[str, Any] = {
+    "paths": _PATHS,
+    "network": {"dim": 96, "pair_dim": 24, "depth": 4, "heads": 6},
+}
+"""The same for a predictor of properties."""
+
 
 def build_paths(config: dict[str, Any]) -> dict[str, Path]:
     """One path a field."""
@@ -100,11 +109,7 @@ def build_paths(config: dict[str, Any]) -> dict[str, Path]:
 def build_denoiser(config: dict[str, Any]) -> NetworkDenoiser:
     """The denoiser that ``config`` describes, with fresh weights."""
     paths = build_paths(config)
-    alphabets = {
-        name: (path.symbols, path.classes)
-        for name, path in paths.items()
-        if isinstance(path, CategoricalPath)
-    }
+    alphabets = _alphabets(paths)
     arguments = dict(config["network"])
     kind = arguments.pop("kind")
     arguments |= {
@@ -115,6 +120,31 @@ def build_denoiser(config: dict[str, Any]) -> NetworkDenoiser:
         "self_conditioning": config["self_conditioning"],
     }
     return NetworkDenoiser(_network(kind)(**arguments), paths, config["self_conditioning"])
+
+
+def build_predictor(config: dict[str, Any]) -> PropertyPredictor:
+    """The predictor of properties that ``config`` describes, with fresh weights."""
+    from sciflow.networks.regressor import EquivariantRegressor
+    from sciflow.predictors import PropertyPredictor
+
+    paths = build_paths(config)
+    alphabets = _alphabets(paths)
+    network = EquivariantRegressor(
+        "coords",
+        {f: alphabets[f] for f in ("types", "charges")},
+        {"bonds": alphabets["bonds"]},
+        list(config["predicts"]),
+        **config["network"],
+    )
+    return PropertyPredictor(network, paths, config["predicts"])
+
+
+def _alphabets(paths: dict[str, Path]) -> dict[str, tuple[int, int]]:
+    return {
+        name: (path.symbols, path.classes)
+        for name, path in paths.items()
+        if isinstance(path, CategoricalPath)
+    }
 
 
 def _network(kind: str) -> type[Network]:

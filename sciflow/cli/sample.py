@@ -38,6 +38,12 @@ __all__ = ["sample"]
 @click.option("--grid", help="Spacing of the calls, e.g. uniform-u; a wrong name lists them.")
 @click.option("--guidance", type=click.FloatRange(min=0), metavar="W",
               help="Weight of classifier-free guidance; 0 is none.")  # fmt: skip
+@click.option("--guide", "guides", multiple=True, metavar="NAME:KEY=VALUE,...",
+              help="Guide by an oracle, e.g. classifier:weight=1; a wrong name lists them; repeat "
+              "for several.")  # fmt: skip
+@click.option("--best-of", type=click.IntRange(min=1), default=1, show_default=True, metavar="K",
+              help="Draw K candidates a sample; keep the sound one whose properties are predicted "
+              "nearest to the targets.")  # fmt: skip
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
               help="Another setting of the sampler, e.g. token_eta=0.1.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(min=1),
@@ -56,7 +62,8 @@ __all__ = ["sample"]
 @click.option("--no-report", is_flag=True, help="Do not write report.html.")
 def sample(what: str | None, model: str | None, number: int, targets: tuple[str, ...], seed: int,
            out: Path, steps: int | None, method: str | None, grid: str | None,
-           guidance: float | None, settings: tuple[str, ...], batch_size: int | None, first: int,
+           guidance: float | None, guides: tuple[str, ...], best_of: int,
+           settings: tuple[str, ...], batch_size: int | None, first: int,
            device: str, jobs: int, properties: list[str] | None, relax: bool, no_oracle: bool,
            no_report: bool) -> None:  # fmt: skip
     """Draw samples with the properties asked for, measure them, and write a report.
@@ -66,6 +73,7 @@ def sample(what: str | None, model: str | None, number: int, targets: tuple[str,
 
     Exits with 1 if any sample was dropped; the counts are on standard error.
     """
+    from sciflow.guides import parse_guide
     from sciflow.model import SamplingInterrupted
     from sciflow.targets import parse_targets
 
@@ -73,6 +81,9 @@ def sample(what: str | None, model: str | None, number: int, targets: tuple[str,
     wanted = parse_targets(targets)
     chosen = _sampler(steps, method, grid, settings)
     loaded = _load(what, model)
+    for text in guides:
+        name, given = parse_guide(text)
+        loaded = loaded.guided(name, **given)
     measured = list(dict.fromkeys([*wanted, *(properties or [])]))
     require_properties(properties or [], loaded.domain.properties, loaded.domain.name)
     interrupted = False
@@ -80,7 +91,7 @@ def sample(what: str | None, model: str | None, number: int, targets: tuple[str,
         try:
             samples = loaded.sample(
                 number, wanted, seed, guidance=guidance, first=first, batch_size=batch_size,
-                sampler=chosen, device=_device(device), progress=progress,
+                sampler=chosen, device=_device(device), best_of=best_of, progress=progress,
             )  # fmt: skip
         except SamplingInterrupted as stop:
             samples, interrupted = stop.samples, True

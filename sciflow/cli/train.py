@@ -19,6 +19,8 @@ __all__ = ["train"]
 @click.option("--preset", help="Network preset; default the domain's first.")
 @click.option("--start-from", "origin", metavar="MODEL",
               help="Fine-tune a trained model: its weights and properties.")  # fmt: skip
+@click.option("--predict-for", metavar="MODEL",
+              help="Train what can guide a model: a predictor of its properties.")  # fmt: skip
 @click.option("--target-properties", callback=names, metavar="NAMES",
               help="What the model can later be asked for, e.g. gap,dipole.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), default=20_000, show_default=True)
@@ -39,9 +41,10 @@ __all__ = ["train"]
 @click.option("--checkpoint-every", type=click.IntRange(min=1), default=500, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Of torch, on the CPU, a process.")
 def train(domain: str, source: str, preset: str | None, origin: str | None,
-          target_properties: list[str] | None, steps: int, batch_size: int, lr: float, seed: int,
-          out: Path, resume: bool, devices: str, num_nodes: int, strategy: str, accelerator: str,
-          precision: str, checkpoint_every: int, threads: int | None) -> None:  # fmt: skip
+          predict_for: str | None, target_properties: list[str] | None, steps: int,
+          batch_size: int, lr: float, seed: int, out: Path, resume: bool, devices: str,
+          num_nodes: int, strategy: str, accelerator: str, precision: str, checkpoint_every: int,
+          threads: int | None) -> None:  # fmt: skip
     """Train a model of DOMAIN; the same command again goes on from its last checkpoint.
 
     \b
@@ -62,7 +65,10 @@ def train(domain: str, source: str, preset: str | None, origin: str | None,
 
     import torch
 
+    from sciflow.denoisers import NetworkDenoiser
     from sciflow.model import Model, load
+    from sciflow.objectives import DenoisingObjective, PropertyObjective
+    from sciflow.predictors import PropertyPredictor, save_predictor
     from sciflow.reports.card import training_card
     from sciflow.training.fit import fit
 
@@ -70,16 +76,27 @@ def train(domain: str, source: str, preset: str | None, origin: str | None,
     if origin is not None and (target_properties or preset):
         raise InputError("--start-from keeps the model's own network and properties; give neither "
                          "--preset nor --target-properties with it")  # fmt: skip
+    if predict_for is not None and (target_properties or preset or origin):
+        raise InputError("--predict-for takes the properties and encoding of that model; give none "
+                         "of --preset, --target-properties and --start-from with it")  # fmt: skip
     preset = preset or adapter.presets()[0]
-    begin = None if origin is None else load(origin)
+    known = origin if predict_for is None else predict_for
+    begin = None if known is None else load(known)
     like = None if begin is None else begin.config
     config, data, validation = adapter.prepare(dataset, preset, conditions, like)
     torch.manual_seed(seed)
-    denoiser = adapter.denoiser(config)
-    if begin is not None:
-        denoiser.load_state_dict(begin.denoiser.state_dict())
+    trainee: NetworkDenoiser | PropertyPredictor
+    corruption = adapter.objective(config)
+    objective: DenoisingObjective | PropertyObjective = corruption
+    if predict_for is None:
+        trainee = adapter.denoiser(config)
+        if begin is not None:
+            trainee.load_state_dict(begin.denoiser.state_dict())
+    else:
+        config = adapter.predictor_config(config)
+        trainee, objective = adapter.predictor(config), PropertyObjective(corruption)
     result = fit(
-        denoiser, adapter.objective(config), data, out,
+        trainee, objective, data, out,
         steps=steps, batch_size=batch_size, seed=seed, lr=lr, precision=precision,  # type: ignore[arg-type]
         accelerator=accelerator, devices=_devices(devices), num_nodes=num_nodes, strategy=strategy,
         checkpoint_every=checkpoint_every, resume=resume, threads=threads,
@@ -90,14 +107,19 @@ def train(domain: str, source: str, preset: str | None, origin: str | None,
     training = {
         "data": source, "samples": len(data), "held_out_for_validation": len(validation),
         "preset": preset if origin is None else f"that of {origin}, started from its weights",
+        **({} if predict_for is None else {"preset": f"the predictor's, for {predict_for}"}),
         "steps": result.step, "steps_planned": steps, "batch_size": batch_size,
         "lr": lr, "seed": seed, "precision": precision,
         "last_log_row": {name: float(value) for name, value in result.row.items()},
     }  # fmt: skip
     config = {**config, "training": training}
     card = training_card(adapter, config, result.denoiser)
-    model = Model(adapter, result.denoiser, config, adapter.reference(data), card)
-    click.echo(str(model.save(out / "model")))
+    if isinstance(result.denoiser, PropertyPredictor):
+        saved = save_predictor(out / "predictor", result.denoiser, config, card)
+    else:
+        model = Model(adapter, result.denoiser, config, adapter.reference(data), card)
+        saved = model.save(out / "model")
+    click.echo(str(saved))
     if result.stopped_by is not None:
         raise SystemExit(130 if result.stopped_by == "SIGINT" else 143)
 

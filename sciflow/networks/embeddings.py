@@ -8,7 +8,20 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ConditionEmbedding", "LevelEmbedding", "RadialBasis", "masked_softmax"]
+__all__ = ["ConditionEmbedding", "LevelEmbedding", "RadialBasis", "embed", "masked_softmax"]
+
+
+def embed(table: nn.Module, symbols: Tensor) -> Tensor:
+    """Rows of a table, ``[..., dim]``; or their mean under weights of the symbols, as floats.
+
+    Args:
+        table: an embedding of S rows.
+        symbols: integers ``[...]``, or weights ``[..., S]``, through which a gradient can flow.
+    """
+    assert isinstance(table, nn.Embedding)
+    if symbols.is_floating_point():
+        return symbols @ table.weight
+    return table(symbols)  # type: ignore[no-any-return]
 
 
 def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:

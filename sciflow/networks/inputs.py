@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sciflow.networks.embeddings import ConditionEmbedding, LevelEmbedding
+from sciflow.networks.embeddings import ConditionEmbedding, LevelEmbedding, embed
 from sciflow.state import Context
 
 __all__ = ["Modulation", "PointInputs", "SampleEmbedding", "pair_mask"]
@@ -100,13 +100,18 @@ class PointInputs(nn.Module):
         """Point features ``[B, N, dim]``, added to ``start`` ``[B, 1 or N, dim]``."""
         h = start.expand(-1, mask.shape[1], -1)
         for f, embedding in self.symbol.items():
-            h = h + embedding(inputs[f])
+            h = h + embed(embedding, inputs[f])
         if len(self.degree):
             real = pair_mask(mask)
         for f, weigh in self.degree.items():
             # One symbol at a time: no [B, N, N, symbols] tensor.
-            counts = [((inputs[f] == s) & real).sum(2) for s in range(self.symbols[f])]
-            h = h + weigh(torch.stack(counts, -1).to(h.dtype))
+            x = inputs[f]
+            if x.is_floating_point():
+                counts = (x * real[..., None]).sum(2)
+            else:
+                each = [((x == s) & real).sum(2) for s in range(self.symbols[f])]
+                counts = torch.stack(each, -1).to(h.dtype)
+            h = h + weigh(counts)
         if previous is not None:
             for f, back in self.back.items():
                 h = h + back(previous[f].to(h.dtype))

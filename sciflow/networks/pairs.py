@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from sciflow.networks.embeddings import RadialBasis
+from sciflow.networks.embeddings import RadialBasis, embed
 
 __all__ = ["PairInputs", "distances", "length"]
 
@@ -49,14 +49,14 @@ class PairInputs(nn.Module):
         """``[*layout, dim]``.
 
         Args:
-            symbols: of each field, ``[*layout]``.
+            symbols: of each field, ``[*layout]``, or weights of them ``[*layout, S]``.
             d: distances ``[*layout]``.
             previous: class probabilities of each field ``[*layout, classes]``, or ``None``.
             back: distances of the previous estimate, or ``None``.
         """
         e = self.distance(self._expand(d))
         for f, embedding in self.symbol.items():
-            e = e + embedding(symbols[f])
+            e = e + embed(embedding, symbols[f])
         if previous is not None and back is not None:
             e = e + self.distance_back(self._expand(back))
             for f, linear in self.symbol_back.items():

@@ -4,6 +4,7 @@ from sciflow.objectives.contrast import Contrast, Uncontrasted
 from sciflow.objectives.curriculum import Curriculum, TimeDistribution
 from sciflow.objectives.denoising import DenoisingObjective, Losses
 from sciflow.objectives.given import GivenRule
+from sciflow.objectives.properties import PropertyObjective
 from sciflow.objectives.uncertainty import Uncertainty
 from sciflow.objectives.weights import LossWeight
 
@@ -14,6 +15,7 @@ __all__ = [
     "GivenRule",
     "LossWeight",
     "Losses",
+    "PropertyObjective",
     "TimeDistribution",
     "Uncertainty",
     "Uncontrasted",

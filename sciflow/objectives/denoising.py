@@ -103,6 +103,10 @@ class DenoisingObjective:
                 plain[f.name] = _plain(value)
         return plain
 
+    def names(self, denoiser: NetworkDenoiser) -> Sequence[str]:
+        """What the losses are reported by: the fields."""
+        return list(denoiser.paths)
+
     def settled(self) -> Self:
         """With the last stage of its curriculum for good: what validation measures."""
         if isinstance(self.clock, Curriculum):

@@ -9,15 +9,18 @@ from typing import Any
 
 from sciflow.denoisers import NetworkDenoiser
 from sciflow.domain import Domain
+from sciflow.predictors import PropertyPredictor
 from sciflow.reports.summary import versions
 
 __all__ = ["training_card"]
 
 
-def training_card(domain: Domain, config: Mapping[str, Any], denoiser: NetworkDenoiser) -> str:
+def training_card(
+    domain: Domain, config: Mapping[str, Any], trained: NetworkDenoiser | PropertyPredictor
+) -> str:
     """Markdown; its first line below the title is what ``sciflow list`` shows."""
     training = config["training"]
-    parameters = sum(p.numel() for p in denoiser.network.parameters())
+    parameters = sum(p.numel() for p in trained.network.parameters())
     unfinished = training["steps"] < training["steps_planned"]
     row = training["last_log_row"]
     lines = [
@@ -40,16 +43,20 @@ def training_card(domain: Domain, config: Mapping[str, Any], denoiser: NetworkDe
         lines.append(f"* {hours} h {seconds // 60} min {seconds % 60} s of wall-clock time")
     lines += [f"* {name}: {value:.4g} (last row of the log)"
               for name, value in row.items() if name in ("loss", "validation")]  # fmt: skip
-    lines += ["", "## Can be asked for"]
+    predicts = "predicts" in config
+    lines += ["", "## Predicts" if predicts else "## Can be asked for"]
     lines += [
         f"* {name}: {domain.properties[name].summary}, training data {mean:.4g} ± {std:.2g} "
         f"{domain.properties[name].unit}"
-        for name, (mean, std) in config.get("conditions", {}).items()
+        for name, (mean, std) in config.get("predicts" if predicts else "conditions", {}).items()
     ] or ["* nothing: it was trained without properties"]
     lines += [
         "",
         "## Not known",
-        "* How good its samples are: none was drawn when this card was written. Find out with "
+        "* How well a model follows it: nothing was guided when this card was written. Find out "
+        "with `sciflow sample --guide classifier:predictor=FOLDER`."
+        if predicts
+        else "* How good its samples are: none was drawn when this card was written. Find out with "
         f"`sciflow sample --model FOLDER` and `sciflow evaluate {domain.name}`.",
         "* Anything outside the range of its training data: targets far from the values above, "
         "sizes and kinds that the data lack.",

@@ -183,6 +183,7 @@ def network_step(
         if not result.finished:
             # Called again with the same arguments, the finished rounds are read, not repeated.
             raise KeyboardInterrupt(f"round {k} was ended by {result.stopped_by}")
+        assert isinstance(result.denoiser, NetworkDenoiser)
         return result.denoiser
 
     return step

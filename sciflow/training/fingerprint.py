@@ -12,17 +12,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sciflow.denoisers import NetworkDenoiser
 from sciflow.errors import InputError
-from sciflow.objectives import DenoisingObjective
 from sciflow.training.data import PreparedData
+from sciflow.training.module import AnyObjective, Trainee
 
 __all__ = ["changes", "fingerprint", "require_same"]
 
 
 def fingerprint(
-    denoiser: NetworkDenoiser,
-    objective: DenoisingObjective,
+    denoiser: Trainee,
+    objective: AnyObjective,
     data: PreparedData,
     batch_size: int,
     seed: int,

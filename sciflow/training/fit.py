@@ -28,9 +28,7 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
-from sciflow.denoisers import NetworkDenoiser
 from sciflow.errors import InputError, NonFiniteError
-from sciflow.objectives import DenoisingObjective
 from sciflow.training.checkpoints import (
     AtomicFiles,
     Checkpoints,
@@ -40,7 +38,7 @@ from sciflow.training.checkpoints import (
 from sciflow.training.data import BatchModule, PreparedData
 from sciflow.training.fingerprint import changes, fingerprint, require_same
 from sciflow.training.interrupt import StopRequest
-from sciflow.training.module import DenoisingModule
+from sciflow.training.module import AnyObjective, DenoisingModule, Trainee
 from sciflow.training.monitor import Progress, StepLog, Validation
 
 __all__ = ["FitResult", "Precision", "fit"]
@@ -62,7 +60,7 @@ class FitResult:
         main: false in all processes but one; only the main one should go on to write files.
     """
 
-    denoiser: NetworkDenoiser
+    denoiser: Trainee
     step: int
     steps: int
     stopped_by: str | None
@@ -78,8 +76,8 @@ class FitResult:
 
 
 def fit(
-    denoiser: NetworkDenoiser,
-    objective: DenoisingObjective,
+    denoiser: Trainee,
+    objective: AnyObjective,
     data: PreparedData,
     out: str | Path,
     *,

@@ -13,11 +13,17 @@ from torch import Tensor
 
 from sciflow.denoisers import NetworkDenoiser
 from sciflow.errors import NonFiniteError
-from sciflow.objectives import DenoisingObjective, Losses
+from sciflow.objectives import DenoisingObjective, Losses, PropertyObjective
+from sciflow.predictors import PropertyPredictor
 from sciflow.random import Draws
 from sciflow.training.data import Batch
 
-__all__ = ["DenoisingModule", "learning_rate"]
+__all__ = ["AnyObjective", "DenoisingModule", "Trainee", "learning_rate"]
+
+Trainee = NetworkDenoiser | PropertyPredictor
+"""What can be trained: a network under the paths of its fields."""
+AnyObjective = DenoisingObjective | PropertyObjective
+"""The loss of each."""
 
 
 def learning_rate(step: int, peak: float, warmup: int, decay_start: int, last: int) -> float:
@@ -36,7 +42,7 @@ class DenoisingModule(L.LightningModule):
     """Trains a denoiser; step k is a function of (seed, k).
 
     Args:
-        denoiser: the model; its exponential moving average is kept in ``averaged``.
+        denoiser: the trainee; its exponential moving average is kept in ``averaged``.
         objective: the loss; what it learns itself (its uncertainty) is trained along.
         seed: of noise, times and dropped conditions.
         lr: peak learning rate; see :func:`learning_rate`.
@@ -47,12 +53,14 @@ class DenoisingModule(L.LightningModule):
         ema: decay of the average per step, with warm-up (1 + k)/(10 + k).
     """
 
-    def __init__(self, denoiser: NetworkDenoiser, objective: DenoisingObjective, seed: int = 0,
+    def __init__(self, denoiser: Trainee, objective: AnyObjective, seed: int = 0,
                  lr: float = 1e-3, warmup: int = 200, decay_start: int = 10**9,
                  max_steps: int = 10**9, weight_decay: float = 0.01,
                  ema: float = 0.999):  # fmt: skip
         super().__init__()
-        self.denoiser, self.objective, self.seed = denoiser, objective, seed
+        self.denoiser, self.seed = denoiser, seed
+        # Which objective goes with which trainee is the caller's promise.
+        self.objective: Any = objective
         self.lr, self.warmup, self.decay_start, self.last = lr, warmup, decay_start, max_steps
         self.weight_decay, self.ema = weight_decay, ema
         self.averaged = copy.deepcopy(denoiser.network).requires_grad_(False)
@@ -62,7 +70,8 @@ class DenoisingModule(L.LightningModule):
     @property
     def measures(self) -> tuple[str, ...]:
         """Names of the entries of ``measured``, which each step leaves behind on the device."""
-        return ("loss", *(f"loss/{name}" for name in self.denoiser.paths), "gradient")
+        names = self.objective.names(self.denoiser)
+        return ("loss", *(f"loss/{name}" for name in names), "gradient")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; vectors (norms, biases, embeddings' nulls) and the loss are not decayed."""
@@ -138,8 +147,8 @@ class DenoisingModule(L.LightningModule):
         with torch.no_grad():
             torch._foreach_lerp_(self._average, self._weights, 1 - decay)
 
-    def averaged_denoiser(self) -> NetworkDenoiser:
-        """The denoiser with averaged weights: what is evaluated and saved as a model."""
+    def averaged_denoiser(self) -> Trainee:
+        """The trainee with averaged weights: what is evaluated and saved as a model."""
         return self.denoiser.remake(network=self.averaged).eval()
 
     def _stop(self, losses: Losses, samples: Tensor, norm: Tensor) -> NoReturn:

@@ -50,7 +50,7 @@ class Validation:
     def __call__(self, trainer: L.Trainer, module: DenoisingModule) -> dict[str, float]:
         """``{"validation": ..., "validation/<field>": ...}``; processes share the batches."""
         denoiser, objective = module.averaged_denoiser(), module.objective.settled()
-        names = list(denoiser.paths)
+        names = list(objective.names(denoiser))
         sums = torch.zeros(1 + len(names), device=module.device)
         batches = self.data.lengths.argsort(stable=True).split(self.batch_size)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
@@ -111,7 +111,8 @@ class StepLog(L.Callback):
             return
         columns = ["step", "samples", "seconds", "lr", *module.measures]
         if self.validation is not None:
-            columns += ["validation", *(f"validation/{n}" for n in module.denoiser.paths)]
+            names = module.objective.names(module.denoiser)
+            columns += ["validation", *(f"validation/{n}" for n in names)]
         rows = _rows(self.path, trainer.global_step)
         columns += [c for c in (rows[0] if rows else ()) if c not in columns]
         text = io.StringIO()
