@@ -4,6 +4,7 @@ from sciflow.guidance.black_box import Oracle, OracleReport, RecordOracle, State
 from sciflow.guidance.classifier_free import ClassifierFree
 from sciflow.guidance.editing import Encoded, encode, interpolate, noised, sdedit, spherical
 from sciflow.guidance.epsilon_scaling import EpsilonScaling, fit_scale
+from sciflow.guidance.initial_noise import NoiseReport, optimise_noise, refine_noise
 from sciflow.guidance.inpainting import Known, Reconstruction, Replacement
 from sciflow.guidance.low_pass import AveragePool, FourierLowPass, LowPassReference
 from sciflow.guidance.measurements import MatrixMeasurement, Measurement, Observed
@@ -26,6 +27,7 @@ __all__ = [
     "MatrixMeasurement",
     "Measurement",
     "MomentMatching",
+    "NoiseReport",
     "Observed",
     "Oracle",
     "OracleGuidance",
@@ -41,6 +43,8 @@ __all__ = [
     "interpolate",
     "noised",
     "numbered",
+    "optimise_noise",
+    "refine_noise",
     "sample_particles",
     "sdedit",
     "spherical",
