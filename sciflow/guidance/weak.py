@@ -26,12 +26,12 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
+from sciflow.guidance.oracle_guidance import SAMPLE
 from sciflow.random import Draws
 from sciflow.state import State, Times
 
 __all__ = ["IndependentCondition", "Instead", "PerturbedTime", "Unasked", "draws_of"]
 
-_SAMPLE = "sample"
 _EARLIEST = 0.1
 
 
@@ -41,11 +41,11 @@ def draws_of(state: State, seed: int) -> Draws:
     Raises:
         InputError: the context does not number its samples.
     """
-    numbers = state.context.extras.get(_SAMPLE)
+    numbers = state.context.extras.get(SAMPLE)
     if numbers is None:
         raise InputError(
-            "a random weak model needs the number of each sample in context.extras['sample']; add "
-            "draws.samples there"
+            f"a random weak model needs the number of each sample in context.extras[{SAMPLE!r}]; "
+            "make the context with sciflow.guidance.numbered(context, draws)"
         )
     return Draws(seed, numbers.cpu())
 

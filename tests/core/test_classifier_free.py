@@ -8,6 +8,7 @@ import torch
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.guidance import ClassifierFree
+from sciflow.guidance.rules import Orthogonal
 from sciflow.paths import CategoricalPath, GaussianPath, GeodesicPath
 from sciflow.random import Draws
 from sciflow.samplers import Sampler
@@ -85,6 +86,14 @@ def test_points_away_from_the_unconditional_estimate() -> None:
     p = guided["token"].softmax(-1)[0, 0]
     q = c["token"].softmax(-1)[0, 0] ** 2.5 / u["token"].softmax(-1)[0, 0] ** 1.5
     torch.testing.assert_close(p, q / q.sum())
+
+
+def test_a_rule_is_for_vectors_and_tokens_follow_the_formula() -> None:
+    plain, ruled = (
+        ClassifierFree(Asked(), 1.5, rule=r)(noisy(), 0.6) for r in (None, Orthogonal())
+    )
+    assert torch.equal(ruled["token"], plain["token"])
+    assert float((ruled["x"] - plain["x"])[0].abs().max()) > 1e-3
 
 
 def test_samples_without_a_condition_are_left_alone() -> None:

@@ -61,7 +61,7 @@ class Series(Denoiser):
         mean = torch.where(asked, c.nan_to_num()[:, None, None] * (0.3 * place).sin(), 0.1 * place)
         v = torch.where(asked, 0.2 + 0.02 * place, torch.ones_like(mean))
         clean = mean + a * v / (a**2 * v + s**2) * (x - a * mean)
-        return Prediction({"x": self.paths["x"].space.project(clean, state.context)})
+        return Prediction({"x": self.paths["x"].space.project(clean.to(x.dtype), state.context)})
 
 
 def batch(sizes: list[int], width: int = N) -> tuple[State, Draws]:
@@ -313,6 +313,16 @@ def test_pure_noise_is_an_ordinary_time(rule: Rule) -> None:
     state, _ = batch([N, 3])
     first, limit = guided(state, 1.0, rule), guided(state, 1 - 1e-6, rule)
     torch.testing.assert_close(first, limit, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=IDS)
+def test_single_precision_suffices_in_the_noise(rule: Rule) -> None:
+    """No difference of large numbers is divided by a small signal."""
+    state, _ = batch([N, 3])
+    for t in (1.0, 0.9999, 0.99, 0.5):
+        exact, single = guided(state, t, rule), guided(state.to(torch.float32), t, rule)
+        assert single.dtype == torch.float32
+        torch.testing.assert_close(single.double(), exact, rtol=0, atol=1e-5)
 
 
 def test_momentum_starts_anew_with_each_run_and_travels_with_the_samples() -> None:
