@@ -1,44 +1,79 @@
 """Guidance: a denoiser made from a denoiser, so that any guidance runs under any sampler."""
 
+from sciflow.guidance.annealing import DecoupledAnnealing
+from sciflow.guidance.away import MoveAway
 from sciflow.guidance.black_box import Oracle, OracleReport, RecordOracle, StateOracle
+from sciflow.guidance.classifier import ClassifierGuidance
 from sciflow.guidance.classifier_free import ClassifierFree
 from sciflow.guidance.editing import Encoded, encode, interpolate, noised, sdedit, spherical
 from sciflow.guidance.epsilon_scaling import EpsilonScaling, fit_scale
 from sciflow.guidance.initial_noise import NoiseReport, optimise_noise, refine_noise
 from sciflow.guidance.inpainting import Known, Reconstruction, Replacement
 from sciflow.guidance.low_pass import AveragePool, FourierLowPass, LowPassReference
-from sciflow.guidance.measurements import MatrixMeasurement, Measurement, Observed
+from sciflow.guidance.measurements import (
+    MatrixMeasurement,
+    Measurement,
+    NonlinearMeasurement,
+    Observed,
+)
 from sciflow.guidance.moment_matching import MomentMatching
+from sciflow.guidance.noise_level import NoiseLevel, fit_noise_level
 from sciflow.guidance.oracle_guidance import OracleGuidance, numbered
 from sciflow.guidance.particles import ParticleReport, sample_particles
+from sciflow.guidance.perturbed import PerturbedAttention
+from sciflow.guidance.plus_plus import PlusPlus
+from sciflow.guidance.posterior import Posterior
+from sciflow.guidance.projection import Projected
+from sciflow.guidance.rules import FrequencySplit, Orthogonal, Rescale, Rule, Tangential, ZeroStar
+from sciflow.guidance.weak import IndependentCondition, Instead, PerturbedTime, Unasked
 from sciflow.guidance.zeroth_order import EnergyDescent, ForceNorm, LeastSquares, TwoPoint
 
 __all__ = [
     "AveragePool",
     "ClassifierFree",
+    "ClassifierGuidance",
+    "DecoupledAnnealing",
     "Encoded",
     "EnergyDescent",
     "EpsilonScaling",
     "ForceNorm",
     "FourierLowPass",
+    "FrequencySplit",
+    "IndependentCondition",
+    "Instead",
     "Known",
     "LeastSquares",
     "LowPassReference",
     "MatrixMeasurement",
     "Measurement",
     "MomentMatching",
+    "MoveAway",
+    "NoiseLevel",
     "NoiseReport",
+    "NonlinearMeasurement",
     "Observed",
     "Oracle",
     "OracleGuidance",
     "OracleReport",
+    "Orthogonal",
     "ParticleReport",
+    "PerturbedAttention",
+    "PerturbedTime",
+    "PlusPlus",
+    "Posterior",
+    "Projected",
     "Reconstruction",
     "RecordOracle",
     "Replacement",
+    "Rescale",
+    "Rule",
     "StateOracle",
+    "Tangential",
     "TwoPoint",
+    "Unasked",
+    "ZeroStar",
     "encode",
+    "fit_noise_level",
     "fit_scale",
     "interpolate",
     "noised",
