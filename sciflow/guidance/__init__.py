@@ -5,6 +5,7 @@ from sciflow.guidance.away import MoveAway
 from sciflow.guidance.black_box import Oracle, OracleReport, RecordOracle, StateOracle
 from sciflow.guidance.classifier import ClassifierGuidance
 from sciflow.guidance.classifier_free import ClassifierFree
+from sciflow.guidance.composition import Conditioned, Product, all_of, any_of
 from sciflow.guidance.editing import Encoded, encode, interpolate, noised, sdedit, spherical
 from sciflow.guidance.epsilon_scaling import EpsilonScaling, fit_scale
 from sciflow.guidance.initial_noise import NoiseReport, optimise_noise, refine_noise
@@ -25,6 +26,7 @@ from sciflow.guidance.plus_plus import PlusPlus
 from sciflow.guidance.posterior import Posterior
 from sciflow.guidance.projection import Projected
 from sciflow.guidance.rules import FrequencySplit, Orthogonal, Rescale, Rule, Tangential, ZeroStar
+from sciflow.guidance.superposition import Superposed, Superposition
 from sciflow.guidance.weak import IndependentCondition, Instead, PerturbedTime, Unasked
 from sciflow.guidance.zeroth_order import EnergyDescent, ForceNorm, LeastSquares, TwoPoint
 
@@ -32,6 +34,7 @@ __all__ = [
     "AveragePool",
     "ClassifierFree",
     "ClassifierGuidance",
+    "Conditioned",
     "DecoupledAnnealing",
     "Encoded",
     "EnergyDescent",
@@ -61,6 +64,7 @@ __all__ = [
     "PerturbedTime",
     "PlusPlus",
     "Posterior",
+    "Product",
     "Projected",
     "Reconstruction",
     "RecordOracle",
@@ -68,10 +72,14 @@ __all__ = [
     "Rescale",
     "Rule",
     "StateOracle",
+    "Superposed",
+    "Superposition",
     "Tangential",
     "TwoPoint",
     "Unasked",
     "ZeroStar",
+    "all_of",
+    "any_of",
     "encode",
     "fit_noise_level",
     "fit_scale",
