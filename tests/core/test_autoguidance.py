@@ -165,7 +165,7 @@ def test_a_weight_that_depends_on_time() -> None:
     by_time = ClassifierFree(Asked(), lambda t: 2 * t)
     constant = ClassifierFree(Asked(), 1.2)
     assert torch.equal(by_time(state, 0.6)["x"], constant(state, 0.6)["x"])
-    assert torch.equal(by_time(state, 0.0001 - 0.0001)["x"], Asked()(state, 0.0)["x"])
+    assert torch.equal(by_time(state, 0.0)["x"], Asked()(state, 0.0)["x"])
     mixed = ClassifierFree(Asked(), {"gap": lambda t: t, "dipole": 0.5})
     fixed = ClassifierFree(Asked(), {"gap": 0.6, "dipole": 0.5})
     assert torch.equal(mixed(state, 0.6)["x"], fixed(state, 0.6)["x"])
