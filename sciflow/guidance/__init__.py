@@ -8,6 +8,7 @@ from sciflow.guidance.classifier_free import ClassifierFree
 from sciflow.guidance.composition import Conditioned, Product, all_of, any_of
 from sciflow.guidance.editing import Encoded, encode, interpolate, noised, sdedit, spherical
 from sciflow.guidance.epsilon_scaling import EpsilonScaling, fit_scale
+from sciflow.guidance.guidance_search import Trial, beam_search
 from sciflow.guidance.initial_noise import NoiseReport, optimise_noise, refine_noise
 from sciflow.guidance.inpainting import Known, Reconstruction, Replacement
 from sciflow.guidance.low_pass import AveragePool, FourierLowPass, LowPassReference
@@ -25,12 +26,16 @@ from sciflow.guidance.perturbed import PerturbedAttention
 from sciflow.guidance.plus_plus import PlusPlus
 from sciflow.guidance.posterior import Posterior
 from sciflow.guidance.projection import Projected
+from sciflow.guidance.published import PUBLISHED, as_published
 from sciflow.guidance.rules import FrequencySplit, Orthogonal, Rescale, Rule, Tangential, ZeroStar
+from sciflow.guidance.strengths import Increments, increments
 from sciflow.guidance.superposition import Superposed, Superposition
+from sciflow.guidance.training_free import TrainingFree
 from sciflow.guidance.weak import IndependentCondition, Instead, PerturbedTime, Unasked
 from sciflow.guidance.zeroth_order import EnergyDescent, ForceNorm, LeastSquares, TwoPoint
 
 __all__ = [
+    "PUBLISHED",
     "AveragePool",
     "ClassifierFree",
     "ClassifierGuidance",
@@ -42,6 +47,7 @@ __all__ = [
     "ForceNorm",
     "FourierLowPass",
     "FrequencySplit",
+    "Increments",
     "IndependentCondition",
     "Instead",
     "Known",
@@ -75,14 +81,19 @@ __all__ = [
     "Superposed",
     "Superposition",
     "Tangential",
+    "TrainingFree",
+    "Trial",
     "TwoPoint",
     "Unasked",
     "ZeroStar",
     "all_of",
     "any_of",
+    "as_published",
+    "beam_search",
     "encode",
     "fit_noise_level",
     "fit_scale",
+    "increments",
     "interpolate",
     "noised",
     "numbered",

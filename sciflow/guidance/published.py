@@ -36,7 +36,7 @@ from sciflow.paths import GaussianPath, Path
 from sciflow.samplers.plan import Plan
 from sciflow.state import State
 
-__all__ = ["PUBLISHED", "Published", "training_free"]
+__all__ = ["PUBLISHED", "Published", "as_published"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ PUBLISHED = {
 }
 
 
-def training_free(
+def as_published(
     name: str,
     denoiser: Denoiser,
     log_f: Callable[..., Tensor],

@@ -60,7 +60,7 @@ class SmoothedEnergy:
         draws = self.draws
         if isinstance(draws, int):
             draws = Draws(draws, torch.zeros(len(context), dtype=torch.int64))
-        elif len(draws) != len(context):
+        elif (width or self.tokens) and len(draws) != len(context):
             raise InputError(f"draws of {len(draws)} samples for a batch of {len(context)}")
         values, symbols = [], []
         for m in range(copies):

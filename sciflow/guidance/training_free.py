@@ -212,7 +212,8 @@ class TrainingFree(Denoiser):
         for name, strength in rho.items():
             path = self.paths[name]
             assert isinstance(path, GaussianPath)
-            g = self._clipped(path.space.color(gradient[name], context), path, context)
+            g = path.space.color(_unknown(path, gradient[name], told[name]), context)
+            g = self._clipped(_unknown(path, g, told[name]), path, context)
             step = _like(path, strength * bayes_gain(path, told[name]), g) * g
             shift[name] = shift[name] + step if name in shift else step
         if not keep:
@@ -261,7 +262,8 @@ class TrainingFree(Denoiser):
         context: Context,
     ) -> Tensor:  # fmt: skip
         """μ V C ∇L, as a tangent vector of the field."""
-        path = self.paths[name]
+        path, t = self.paths[name], times[name]
+        gradient = _unknown(path, gradient, t)
         if isinstance(path, CategoricalPath):
             # A pair of elements has one symbol, and f may read it at either place.
             g = gradient + gradient.transpose(1, 2) if path.space.pairs else gradient
@@ -270,8 +272,8 @@ class TrainingFree(Denoiser):
             g = g.masked_fill(~path.space.expand(path.space.mask(context), g), 0)
         else:
             g = path.space.color(gradient, context)
-        scale = strength * open_variance(path, times[name])
-        return _like(path, scale, g) * self._clipped(g, path, context)
+        g = self._clipped(_unknown(path, g, t), path, context)
+        return _like(path, strength * open_variance(path, t), g) * g
 
     def _earlier(
         self, noisy: Mapping[str, Tensor], t: Times | float, times: Mapping[str, Tensor]
@@ -325,6 +327,11 @@ def _time_of_noise(path: Path, limit: float) -> float:
 def _like(path: Path, value: Tensor, x: Tensor) -> Tensor:
     """``value`` (``[B]`` or one an element) shaped and typed to multiply ``x``."""
     return path.space.expand(value, x).to(x.dtype)
+
+
+def _unknown(path: Path, g: Tensor, t: Tensor) -> Tensor:
+    """A gradient without its part by what is given (t = 0), which may be anything there."""
+    return g.masked_fill(path.space.expand(t, g) <= 0, 0)
 
 
 def _exp(path: Path, x: Tensor, v: Tensor) -> Tensor:
