@@ -19,7 +19,7 @@ from sciflow.paths import CategoricalPath, Path
 from sciflow.random import Draws
 from sciflow.state import Context, State
 
-__all__ = ["SmoothedEnergy", "differentiated", "leaf", "readable"]
+__all__ = ["SmoothedEnergy", "differentiated", "leaf", "pulled_back", "readable"]
 
 _NEVER = 40.0
 """−log-probability of a symbol that no draw has."""
@@ -135,6 +135,33 @@ def differentiated(value: Tensor, by: Mapping[str, Tensor], keep: bool) -> dict[
         )
     found = torch.autograd.grad(value.sum(), list(by.values()), create_graph=keep,
                                 materialize_grads=True)  # fmt: skip
+    return dict(zip(by, found, strict=True))
+
+
+def pulled_back(
+    estimate: Mapping[str, Tensor], gradient: Mapping[str, Tensor], by: Mapping[str, Tensor],
+    keep: bool,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Jᵀ ∇L, J the derivative of the estimates of all fields.
+
+    Args:
+        estimate: what was estimated, see :func:`readable`.
+        gradient: ∇L by it.
+        by: the noisy fields that it was estimated from.
+        keep: keep the graph.
+
+    Raises:
+        InputError: the estimate does not depend on them in a differentiable way.
+    """
+    ends = [f for f, x in estimate.items() if x.requires_grad]
+    if not ends:
+        raise InputError(
+            "the model's estimate has no gradient by x_t, which rho needs; guide with mu alone"
+        )
+    found = torch.autograd.grad(
+        [estimate[f] for f in ends], list(by.values()), [gradient[f] for f in ends],
+        create_graph=keep, materialize_grads=True,
+    )  # fmt: skip
     return dict(zip(by, found, strict=True))
 
 

@@ -43,6 +43,7 @@ __all__ = [
     "increments",
     "open_variance",
     "strength_at",
+    "time_of_noise",
 ]
 
 Strength = float | Callable[[Tensor], Tensor]
@@ -75,6 +76,13 @@ def strength_at(strength: Strength, t: Tensor) -> Tensor:
     if callable(strength):
         return torch.as_tensor(strength(t), dtype=t.dtype, device=t.device).expand(t.shape)
     return torch.full_like(t, strength)
+
+
+def time_of_noise(path: Path, limit: float) -> float:
+    """When s/a of a Gaussian field is ``limit`` standard deviations of the data."""
+    assert isinstance(path, GaussianPath)
+    target = torch.tensor(limit * path.data_std, dtype=torch.float64)
+    return float(path.schedule.invert(lambda a, s: s / a, target))
 
 
 def by_field(name: str, given: Strengths, fields: Sequence[str]) -> dict[str, Strength]:

@@ -37,7 +37,13 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.smoothed_energy import SmoothedEnergy, differentiated, leaf, readable
+from sciflow.guidance.smoothed_energy import (
+    SmoothedEnergy,
+    differentiated,
+    leaf,
+    pulled_back,
+    readable,
+)
 from sciflow.guidance.strengths import (
     Strength,
     Strengths,
@@ -45,6 +51,7 @@ from sciflow.guidance.strengths import (
     by_field,
     open_variance,
     strength_at,
+    time_of_noise,
 )
 from sciflow.paths import CategoricalPath, GaussianPath, GeodesicPath, Path
 from sciflow.random import Draws
@@ -130,7 +137,7 @@ class TrainingFree(Denoiser):
             raise InputError("a density of noisy states has rho only; set mu and gamma to 0")
         self.iterations, self.tokens, self.noisy = iterations, tokens, noisy
         self.clip, self.interval, self.every = clip, interval, every
-        self.latest = {f: 1.0 if noise_limit is None else _time_of_noise(self.paths[f], noise_limit)
+        self.latest = {f: 1.0 if noise_limit is None else time_of_noise(self.paths[f], noise_limit)
                        for f in self.rho}  # fmt: skip
         self.energy = SmoothedEnergy(log_f, self.paths, copies, draws, tokens == "reweight")
         self.calls = 0
@@ -207,7 +214,7 @@ class TrainingFree(Denoiser):
                 estimate = prediction
                 if asked is not t:
                     estimate = self._model(state.replace(**at), asked, previous)
-                gradient = _pulled_back(readable(self.paths, estimate.clean), gradient, at, keep)
+                gradient = pulled_back(readable(self.paths, estimate.clean), gradient, at, keep)
         told = field_times(asked, state)
         for name, strength in rho.items():
             path = self.paths[name]
@@ -299,29 +306,6 @@ class TrainingFree(Denoiser):
         n = path.space.sum(torch.ones_like(g), context).clamp(min=1)
         rms = (path.space.sum(g**2, context) / n).clamp(min=torch.finfo(g.dtype).tiny).sqrt()
         return g * _like(path, (self.clip / rms).clamp(max=1), g)
-
-
-def _pulled_back(
-    estimate: Mapping[str, Tensor], gradient: Mapping[str, Tensor], by: Mapping[str, Tensor],
-    keep: bool,
-) -> dict[str, Tensor]:  # fmt: skip
-    """Jᵀ ∇L, J the derivative of the estimates of all fields."""
-    ends = [f for f, x in estimate.items() if x.requires_grad]
-    if not ends:
-        raise InputError(
-            "the model's estimate has no gradient by x_t, which rho needs; guide with mu alone"
-        )
-    found = torch.autograd.grad(
-        [estimate[f] for f in ends], list(by.values()), [gradient[f] for f in ends],
-        create_graph=keep, materialize_grads=True,
-    )  # fmt: skip
-    return dict(zip(by, found, strict=True))
-
-
-def _time_of_noise(path: Path, limit: float) -> float:
-    assert isinstance(path, GaussianPath)
-    target = torch.tensor(limit * path.data_std, dtype=torch.float64)
-    return float(path.schedule.invert(lambda a, s: s / a, target))
 
 
 def _like(path: Path, value: Tensor, x: Tensor) -> Tensor:
