@@ -43,6 +43,16 @@ from torch import Tensor
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.guidance.composition import blend, same_paths
+from sciflow.guidance.path_density import (
+    DEGENERATE,
+    Form,
+    Seen,
+    free_elements,
+    gram_matrix,
+    log_gain,
+    shrink,
+    solve,
+)
 from sciflow.likelihood.divergence import Probes
 from sciflow.paths import CategoricalPath, GaussianPath, Path
 from sciflow.random import Draws
@@ -53,20 +63,6 @@ from sciflow.state import Context, State, Times
 __all__ = ["Superposed", "Superposition"]
 
 Rule = Literal["or", "and", "average"]
-Form = Literal["sde", "ode"]
-_DEGENERATE = 1e-6
-"""Directions in which models differ less than this share of the widest are left alone."""
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What was known of a continuous field at a call."""
-
-    y: Tensor  # Ŷ, [B, ...]
-    ratio: float  # Λ
-    clean: Tensor  # D_i, [B, M, ...]
-    spread: Tensor | None  # tr V_i over directions without noise, [B, M]
-    known: Tensor | None  # the same of N(0, σ_d² C), [B, 1]
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ class Superposed(Prediction):
     log_ratio: dict[str, Tensor]
     log_density: Tensor
     reference: dict[str, Tensor]
-    seen: dict[str, _Seen]
+    seen: dict[str, Seen]
     symbols: dict[str, tuple[Tensor, float, tuple[Tensor, ...]]]
 
     def index(self, rows: Tensor) -> Superposed:
@@ -97,7 +93,7 @@ class Superposed(Prediction):
             return {name: y[rows] for name, y in x.items()}
 
         seen = {
-            name: _Seen(z.y[rows], z.ratio, z.clean[rows],
+            name: Seen(z.y[rows], z.ratio, z.clean[rows],
                         None if z.spread is None else z.spread[rows],
                         None if z.known is None else z.known[rows])
             for name, z in self.seen.items()
@@ -212,10 +208,10 @@ class Superposition(Denoiser):
         for name in names:
             old, path = memory.seen[name], self.paths[name]
             y, ratio = self._signal(path, state[name], name, state.context, step.end)
-            now = _Seen(y, ratio, old.clean, old.spread, None)
-            gaps[name] = memory.log_ratio[name] + _gain(path, state.context, old, now)
+            now = Seen(y, ratio, old.clean, old.spread, None)
+            gaps[name] = memory.log_ratio[name] + log_gain(path, state.context, old, now)
             widths[name] = 1.0 if self.per_field else ratio - old.ratio
-            grams[name] = widths[name] * _gram(path, state.context, old.clean)
+            grams[name] = widths[name] * gram_matrix(path, state.context, old.clean)
         if not self.per_field:
             tokens = [memory.log_ratio[n] for n in self.followed if n not in names]
             total = torch.stack([*gaps.values(), *tokens]).sum(0)
@@ -224,7 +220,7 @@ class Superposition(Denoiser):
         fields = dict(state.fields)
         for name in names:
             path, x, seen = self.paths[name], state[name], memory.seen[name]
-            w = -widths[name] * _solve(grams[name], gaps[name] + self.offsets.to(gaps[name]))
+            w = -widths[name] * solve(grams[name], gaps[name] + self.offsets.to(gaps[name]))
             shift = torch.einsum("bm,bm...->b...", w, seen.clean)
             a, s = (float(c) for c in path.schedule(torch.tensor(step.end, dtype=torch.float64)))
             fields[name] = x + (s**2 / a * shift).to(x.dtype)
@@ -269,10 +265,10 @@ class Superposition(Denoiser):
         for group in groups:
             # The clock of a group is that of its first field.
             rate = {n: self._speed(n, t) / self._speed(group[0], t) for n in group}
-            gram = torch.stack([rate[n] * _gram(self.paths[n], state.context, seen[n].clean)
+            gram = torch.stack([rate[n] * gram_matrix(self.paths[n], state.context, seen[n].clean)
                                 for n in group]).sum(0)  # fmt: skip
             values, vectors = torch.linalg.eigh(gram)
-            used = values > _DEGENERATE * values[:, -1:]
+            used = values > DEGENERATE * values[:, -1:]
             scaled = vectors * torch.where(used, values, 1.0).rsqrt()[:, None] * used[:, None]
             total = torch.zeros(len(values), len(parts) + 1, dtype=torch.float64,
                                 device=values.device)  # fmt: skip
@@ -321,7 +317,7 @@ class Superposition(Denoiser):
 
     def _trace(self, path: Path, name: str, state: State, part: Prediction, t: float) -> Tensor:
         x = state[name]
-        free = _free(path, name, state.context)
+        free = free_elements(path, name, state.context)
         a, s = (float(c) for c in path.schedule(torch.tensor(t, dtype=torch.float64)))
         if self.draws is None:
             probes = Probes(path.space, state.context, free, x)
@@ -337,12 +333,12 @@ class Superposition(Denoiser):
     ]:  # fmt: skip
         """Ŷ with zeros where nothing is free, and Λ."""
         a, s = (float(c) for c in path.schedule(torch.tensor(t, dtype=torch.float64)))
-        free = path.space.expand(_free(path, name, context), x)
+        free = path.space.expand(free_elements(path, name, context), x)
         return (x.double() * (a / s**2)).masked_fill(~free, 0), (a / s) ** 2
 
     def _see(self, state: State, t: float, parts: Sequence[Prediction],
              spreads: dict[str, Tensor]) -> tuple[
-        dict[str, _Seen], dict[str, tuple[Tensor, float, tuple[Tensor, ...]]]
+        dict[str, Seen], dict[str, tuple[Tensor, float, tuple[Tensor, ...]]]
     ]:  # fmt: skip
         seen, symbols = {}, {}
         if self.rule == "average":
@@ -354,14 +350,14 @@ class Superposition(Denoiser):
                 symbols[name] = (x, alpha, tuple(p[name].double().softmax(-1) for p in parts))
                 continue
             y, ratio = self._signal(path, x, name, state.context, t)
-            known = ~path.space.expand(_free(path, name, state.context), x)
+            known = ~path.space.expand(free_elements(path, name, state.context), x)
             clean = torch.stack([p[name].double().masked_fill(known, 0) for p in parts], 1)
             spread, m = spreads.get(name), len(parts)
             cut = (None, None) if spread is None else (spread[:, :m], spread[:, m:])
-            seen[name] = _Seen(y, ratio, clean, *cut)
+            seen[name] = Seen(y, ratio, clean, *cut)
         return seen, symbols
 
-    def _follow(self, state: State, memory: Superposed | None, seen: dict[str, _Seen],
+    def _follow(self, state: State, memory: Superposed | None, seen: dict[str, Seen],
                 symbols: dict[str, tuple[Tensor, float, tuple[Tensor, ...]]]
                 ) -> dict[str, Tensor]:  # fmt: skip
         """log q_i/q° at this call."""
@@ -378,7 +374,7 @@ class Superposition(Denoiser):
                 if now > alpha:
                     chain = path.within(state.context)
                     at, to = (torch.tensor(v, dtype=torch.float64) for v in (alpha, now))
-                    free = _free(path, name, state.context)
+                    free = free_elements(path, name, state.context)
                     laws = [chain.posterior(q, x, at, to) for q in p]
                     here = [law.gather(-1, state[name][..., None])[..., 0] for law in laws]
                     change = torch.stack(
@@ -386,13 +382,13 @@ class Superposition(Denoiser):
                          for h in here], 1,
                     )  # fmt: skip
             else:
-                change = _gain(path, state.context, memory.seen[name], seen[name],
+                change = log_gain(path, state.context, memory.seen[name], seen[name],
                                self.form)  # fmt: skip
             answer[name] = memory.log_ratio[name] + change
         return answer
 
     def _weights(self, state: State, t: float, log_ratio: dict[str, Tensor],
-                 seen: dict[str, _Seen]) -> dict[str, Tensor]:  # fmt: skip
+                 seen: dict[str, Seen]) -> dict[str, Tensor]:  # fmt: skip
         offsets = self.offsets.to(state.device)
         even = offsets.softmax(0).expand(state.batch_size, -1)
         if self.rule == "average":
@@ -401,7 +397,7 @@ class Superposition(Denoiser):
             total = torch.stack(list(log_ratio.values())).sum(0)
             logs = log_ratio if self.per_field else dict.fromkeys(self.paths, total)
             return {n: (self.temperature * v + offsets).softmax(1) for n, v in logs.items()}
-        grams = {n: _gram(self.paths[n], state.context, z.clean) for n, z in seen.items()}
+        grams = {n: gram_matrix(self.paths[n], state.context, z.clean) for n, z in seen.items()}
         if not self.per_field and len(grams) > 1:
             # Fields count by how fast they are seen.
             first = self._speed(next(iter(grams)), t)
@@ -415,7 +411,7 @@ class Superposition(Denoiser):
             wanted = gram.diagonal(dim1=1, dim2=2) + (
                 spreads[name] if self.per_field else torch.stack(list(spreads.values())).sum(0)
             )
-            kappa[name] = flat + 0.5 * _solve(gram, wanted)
+            kappa[name] = flat + 0.5 * solve(gram, wanted)
         return kappa
 
     def _speed(self, name: str, t: float) -> float:
@@ -425,17 +421,17 @@ class Superposition(Denoiser):
         return float(early - late)
 
     def _reference(self, state: State, memory: Superposed | None,
-                   seen: dict[str, _Seen]) -> dict[str, Tensor]:  # fmt: skip
+                   seen: dict[str, Seen]) -> dict[str, Tensor]:  # fmt: skip
         """The sums of the steps so far for N(0, σ_d² C), whose errors are those of the models."""
         answer = {}
         for name, z in seen.items():
             path, old = self.paths[name], memory.seen[name] if memory else z
             assert isinstance(path, GaussianPath)
             before, now = (
-                _Seen(e.y, e.ratio, _shrink(path, e.ratio) * e.y[:, None], e.known, None)
+                Seen(e.y, e.ratio, shrink(path, e.ratio) * e.y[:, None], e.known, None)
                 for e in (old, z)
             )
-            change = _gain(path, state.context, before, now, self.form)
+            change = log_gain(path, state.context, before, now, self.form)
             answer[name] = change + (memory.reference[name] if memory else 0)
         return answer
 
@@ -444,11 +440,11 @@ class Superposition(Denoiser):
         path = self.paths[name]
         assert isinstance(path, GaussianPath)
         a, s = (float(c) for c in path.schedule(torch.tensor(t, dtype=torch.float64)))
-        return _shrink(path, (a / s) ** 2)
+        return shrink(path, (a / s) ** 2)
 
     def _dimensions(self, state: State, name: str) -> Tensor:
         path, x = self.paths[name], state[name]
-        free = path.space.expand(_free(path, name, state.context), x)
+        free = path.space.expand(free_elements(path, name, state.context), x)
         given = path.space.sum(torch.ones_like(x) * ~free, state.context)
         return (path.space.dimensions(x, state.context) - given).double()
 
@@ -461,68 +457,10 @@ class Superposition(Denoiser):
             assert isinstance(path, GaussianPath)
             a, s = (float(c) for c in path.schedule(torch.tensor(t, dtype=torch.float64)))
             variance = (a * path.data_std) ** 2 + s**2
-            free = path.space.expand(_free(path, name, state.context), x)
+            free = path.space.expand(free_elements(path, name, state.context), x)
             y = x.double().masked_fill(~free, 0)
             size = path.space.inner(y, y, state.context) / variance
             size = size + path.space.logdet(state.context)
             size = size + self._dimensions(state, name) * math.log(2 * math.pi * variance)
             total = total - known - 0.5 * size[:, None]
         return total
-
-
-def _shrink(path: GaussianPath, ratio: float) -> float:
-    """D = this · Ŷ, and V = this · C, for data N(0, σ_d² C)."""
-    return path.data_std**2 / (1 + ratio * path.data_std**2)
-
-
-def _free(path: Path, name: str, context: Context) -> Tensor:
-    mask = path.space.mask(context)
-    given = context.given.get(name)
-    return mask if given is None else mask & ~path.space.expand(given, mask)
-
-
-def _inner(path: Path, context: Context, u: Tensor, v: Tensor) -> Tensor:
-    """⟨u_i, v_i⟩ of every model, ``[B, M]``; ``v`` may be one for all."""
-    others = v.unbind(1) if v.ndim == u.ndim else [v] * u.shape[1]
-    return torch.stack([path.space.inner(x, y, context)
-                        for x, y in zip(u.unbind(1), others, strict=True)], 1)  # fmt: skip
-
-
-def _gain(path: Path, context: Context, old: _Seen, new: _Seen,
-          form: Form | None = None) -> Tensor:  # fmt: skip
-    """The change of log q_i/q° between two places, ``[B, M]``.
-
-    Args:
-        path: of the field.
-        context: of the batch.
-        old: at the last call.
-        new: where x is now.
-        form: if the models were asked at ``new`` too.
-    """
-
-    def at(place: _Seen, other: _Seen) -> Tensor:
-        value = _inner(path, context, place.clean, new.y - old.y)
-        square = _inner(path, context, place.clean, place.clean)
-        if place.spread is not None and other.spread is not None:
-            known = place.spread.where(place.spread.isfinite(), other.spread)
-            square = square + known.nan_to_num(0.0)
-        return value - 0.5 * (new.ratio - old.ratio) * square
-
-    if form == "ode":
-        return 0.5 * (at(old, new) + at(new, old))
-    # Itô's integral takes the estimate of the noisier end.
-    return at(new, old) if form == "sde" and new.ratio < old.ratio else at(old, new)
-
-
-def _gram(path: Path, context: Context, clean: Tensor) -> Tensor:
-    """⟨D_i − D̄, D_j − D̄⟩, ``[B, M, M]``."""
-    e = clean - clean.mean(1, keepdim=True)
-    return torch.stack([_inner(path, context, e, x) for x in e.unbind(1)], 2)
-
-
-def _solve(gram: Tensor, wanted: Tensor) -> Tensor:
-    """w of least norm with Σ w = 0 and G w = ``wanted`` up to a constant, ``[B, M]``."""
-    centred = wanted - wanted.mean(1, keepdim=True)
-    inverse = torch.linalg.pinv(gram, rtol=_DEGENERATE, hermitian=True)
-    w = (inverse @ centred[..., None])[..., 0]
-    return w - w.mean(1, keepdim=True)

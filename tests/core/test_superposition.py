@@ -77,14 +77,14 @@ def run(
 
 
 @pytest.mark.parametrize(("form", "few", "many", "gain", "last"),
-                         [("sde", 60, 240, 1.5, 0.6), ("ode", 25, 100, 8.0, 0.08)])  # fmt: skip
+                         [("sde", 40, 160, 1.5, 0.8), ("ode", 20, 60, 4.0, 0.2)])  # fmt: skip
 def test_densities_along_the_way_are_the_exact_ones(
     form: Any, few: int, many: int, gain: float, last: float
 ) -> None:
     errors = []
     for steps in (few, many):
         model = Watched(models(), "or", form=form)
-        run(model, 80, steps, form)
+        run(model, 60, steps, form)
         errors.append(float(((model.estimated[-1] - model.exact[-1]) ** 2).mean().sqrt()))
     assert errors[1] < last
     assert errors[0] > gain * errors[1]
@@ -94,11 +94,11 @@ def test_densities_along_the_way_are_the_exact_ones(
 def test_densities_under_other_schedules(schedule: Any) -> None:
     path = GaussianPath(Euclidean(2), schedule)
     model = Watched(models(2, path), "or", form="ode")
-    run(model, 30, 70, "ode")
+    run(model, 20, 50, "ode")
     error = (model.estimated[-1] - model.exact[-1]) ** 2
-    assert float(error.mean().sqrt()) < 0.15
-    probed = Watched(models(2, path), "or", form="ode", draws=Draws(5, torch.arange(30)))
-    run(probed, 30, 70, "ode")
+    assert float(error.mean().sqrt()) < 0.3
+    probed = Watched(models(2, path), "or", form="ode", draws=Draws(5, torch.arange(20)))
+    run(probed, 20, 50, "ode")
     error = (probed.estimated[-1] - model.exact[-1]).abs()
     assert float(error.mean()) < 0.5
 
@@ -109,7 +109,7 @@ def moments(x: Tensor) -> Tensor:
     return torch.stack((u, v, u * u, u * v, v * v, u * u * v), -1)
 
 
-@pytest.mark.parametrize(("form", "steps"), [("sde", 120), ("ode", 50)])
+@pytest.mark.parametrize(("form", "steps"), [("sde", 100), ("ode", 40)])
 def test_or_samples_the_mixture(form: Any, steps: int) -> None:
     n, weights = 1200, [0.3, 0.7]
     pair = models()
@@ -128,12 +128,12 @@ def test_or_samples_the_mixture(form: Any, steps: int) -> None:
 
 
 @pytest.mark.parametrize(("count", "form", "gain", "last"),
-                         [(2, "sde", 1.4, 0.25), (2, "ode", 6.0, 0.015),
-                          (3, "sde", 1.2, 0.6), (3, "ode", 4.0, 0.08)])  # fmt: skip
+                         [(2, "sde", 1.4, 0.25), (2, "ode", 4.0, 0.03),
+                          (3, "sde", 1.2, 0.6), (3, "ode", 3.0, 0.12)])  # fmt: skip
 def test_and_keeps_models_equally_likely(count: int, form: Any, gain: float, last: float) -> None:
     """Of three models in six dimensions: a pair leaves a line in the plane, three a point."""
     gaps, elements = [], 1 if count == 2 else 3
-    for steps in (25, 100):
+    for steps in (20, 70):
         model = Watched(models(count), "and", form=form)
         run(model, 40, steps, form, elements=elements)
         gaps.append(model.gap())
@@ -144,20 +144,20 @@ def test_and_keeps_models_equally_likely(count: int, form: Any, gain: float, las
     assert gaps[1] < last
     assert gaps[0] > gain * gaps[1]
     average = Watched(models(count), "average")
-    run(average, 40, 25, form, elements=elements)
+    run(average, 40, 20, form, elements=elements)
     assert average.gap() > 4 * gaps[1]
 
 
 def test_superdiff_overlooks_the_noise_that_it_takes_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The published κ keeps its own estimates equal, but not the densities, at any step."""
     ours, published = Watched(models(), "and"), Watched(models(), "and")
-    run(ours, 60, 150, "sde")
+    run(ours, 60, 120, "sde")
 
     def none(self: Superposition, state: State, *_: object) -> Tensor:
         return torch.zeros(state.batch_size, dtype=torch.float64)
 
     monkeypatch.setattr(Superposition, "_curvature", none)
-    for steps in (50, 150):
+    for steps in (40, 120):
         run(published, 60, steps, "sde")
         assert published.gap() > 0.2
     assert ours.gap() < 0.45 * published.gap()
@@ -165,9 +165,9 @@ def test_superdiff_overlooks_the_noise_that_it_takes_out(monkeypatch: pytest.Mon
 
 def test_and_may_hold_any_difference() -> None:
     model = Watched(models(), "and", form="ode", offsets=[0.0, 0.5])
-    run(model, 40, 80, "ode")
+    run(model, 20, 60, "ode")
     gap = model.exact[-1][:, 0] - model.exact[-1][:, 1]
-    torch.testing.assert_close(gap, torch.full_like(gap, 0.5), rtol=0, atol=0.05)
+    torch.testing.assert_close(gap, torch.full_like(gap, 0.5), rtol=0, atol=0.1)
 
 
 def test_one_model_is_itself_bit_for_bit() -> None:
