@@ -68,10 +68,11 @@ def unconditional(
 
 
 def targeted(
-    model: sciflow.Model, n: int, name: str, medians: dict[int, float], jobs: int
-) -> dict[str, Any]:
-    """Errors of samples asked for ``name``, drawn as p(property | size)."""
-    asked = model.sample(n, target={name: ANY}, seed=2)
+    model: sciflow.Model, n: int, name: str, medians: dict[int, float], jobs: int, seed: int = 2,
+    **settings: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Errors of samples asked for ``name``, drawn as p(property | size); settings of sampling."""
+    asked = model.sample(n, target={name: ANY}, seed=seed, **settings)
     goals = np.array(asked.targets[name])
     answers = XtbOracle().evaluate(asked.kept, (name,), n_jobs=jobs)
     kept = [i for i, r in enumerate(asked.records) if r is not None]
@@ -149,18 +150,18 @@ def main() -> None:
         result["unconditional"] = rows
     if arguments.part != "unconditional":
         goals = {
-            name: targeted(model, n_target, name, _medians(train, name), arguments.jobs)
+            name: targeted(model, n_target, name, medians_by_size(train, name), arguments.jobs)
             for name in ("gap", "dipole", "alpha")
         }
         print(f"Targets drawn as p(property | size), {n_target} samples each\n\n{table(goals)}\n")
         result["targets"] = goals
-    text = json.dumps(_plain(result))
+    text = json.dumps(plain(result))
     if arguments.out:
         arguments.out.write_text(text + "\n")
     print(text)
 
 
-def _medians(train: MoleculeTable, name: str) -> dict[int, float]:
+def medians_by_size(train: MoleculeTable, name: str) -> dict[int, float]:
     """The best guess of a property from the size alone, as absolute errors go."""
     values: dict[int, list[float]] = defaultdict(list)
     for size, value in zip(train.n_atoms.tolist(), train.properties[name].tolist(), strict=True):
@@ -168,9 +169,9 @@ def _medians(train: MoleculeTable, name: str) -> dict[int, float]:
     return {size: median(v) for size, v in values.items()}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -51,24 +51,24 @@ class Guide:
         }
 
 
-def _classifier(model: Model, denoiser: Denoiser, chosen: dict[str, Any]) -> Denoiser:
+def _classifier(model: Model, denoiser: Denoiser, settings: dict[str, Any]) -> Denoiser:
     from sciflow.guidance import ClassifierGuidance
 
-    predictor = model.predictor(chosen["predictor"] or None)
+    predictor = model.predictor(settings["predictor"] or None)
     return ClassifierGuidance(
-        denoiser, predictor, chosen["weight"], interval=(chosen["first"], chosen["last"]),
-        largest=chosen["largest"],
+        denoiser, predictor, settings["weight"], interval=(settings["first"], settings["last"]),
+        largest=settings["largest"],
     )  # fmt: skip
 
 
-def _training_free(model: Model, denoiser: Denoiser, chosen: dict[str, Any]) -> Denoiser:
+def _training_free(model: Model, denoiser: Denoiser, settings: dict[str, Any]) -> Denoiser:
     from sciflow.guidance.training_free import TrainingFree
 
-    predictor = model.predictor(chosen["predictor"] or None)
+    predictor = model.predictor(settings["predictor"] or None)
     return TrainingFree(
-        denoiser, predictor.of_clean, rho=chosen["rho"], mu=chosen["mu"], gamma=chosen["gamma"],
-        iterations=chosen["iterations"], clip=chosen["clip"],
-        interval=(chosen["first"], chosen["last"]),
+        denoiser, predictor.of_clean, rho=settings["rho"], mu=settings["mu"],
+        gamma=settings["gamma"], iterations=settings["iterations"], clip=settings["clip"],
+        interval=(settings["first"], settings["last"]),
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from sciflow.checkpoints import Checkpoint, load_checkpoint, locate, save_checkp
 from sciflow.denoisers import Denoiser, NetworkDenoiser
 from sciflow.domain import Domain, Progress, get_domain
 from sciflow.errors import CheckpointError, InputError
-from sciflow.guidance import ClassifierFree
-from sciflow.guides import find_guide
+from sciflow.guidance import ClassifierFree, OracleReport, numbered
+from sciflow.guides import Guide, find_guide
 from sciflow.predictors import PropertyPredictor, load_predictor
 from sciflow.random import Draws
 from sciflow.samplers import Sampler
@@ -157,6 +158,7 @@ class Model:
         self.reference, self.card, self.name, self.digest = dict(reference), card, name, digest
         self.sampler = Sampler(**self.config.get("sampler", {}))
         self.guides: list[str] = []
+        self._wraps: list[Callable[[Denoiser], Denoiser]] = []
 
     @property
     def properties(self) -> list[str]:
@@ -213,12 +215,16 @@ class Model:
         weight = weight if targets else 0.0
         if weight > 0:
             denoiser = ClassifierFree(denoiser, weight, between)
-        denoiser = denoiser.to(device)
+        # Guides are outside, where an oracle is asked once for both of its estimates.
+        guides: dict[str, Denoiser] = {}
+        for label, wrap in zip(self.guides, self._wraps, strict=True):
+            guides[label] = denoiser = wrap(denoiser)
+        denoiser = denoiser.to(device).eval()
         judge = self._judge(best_of, targets)
 
         begin, cpu = time.monotonic(), time.process_time()
         draws = Draws(seed, torch.arange(first, first + n))
-        context = self.domain.context(self.config, self.reference, draws, targets)
+        context = numbered(self.domain.context(self.config, self.reference, draws, targets), draws)
         records: list[Any | None] = [None] * n
         dropped: dict[int, str] = {}
         calls, interrupted = 0, False
@@ -273,6 +279,7 @@ class Model:
                 "guidance": weight,
                 "guidance_interval": list(between),
                 "guides": list(self.guides),
+                "guide_costs": {label: cost for label, g in guides.items() if (cost := _cost(g))},
                 "best_of": best_of,
                 "batch_size": batch_size,
                 "device": device,
@@ -296,16 +303,17 @@ class Model:
         Raises:
             InputError: an unknown guide or setting; the message lists what there is.
         """
+        wrap: Callable[[Denoiser], Denoiser]
         if callable(guide):
-            denoiser, label = guide(self.denoiser), getattr(guide, "__name__", "function")
+            wrap, label = guide, getattr(guide, "__name__", "function")
         else:
             found = find_guide(guide, self.domain.guides())
             chosen = found.complete(guide, settings)
-            denoiser = found.wrap(self, self.denoiser, chosen)
+            wrap = partial(_wrapped, found, self, chosen)
             label = f"{guide}:" + ",".join(f"{k}={v}" for k, v in chosen.items() if v != "")
-        guided = Model(self.domain, denoiser, self.config, self.reference, self.card, self.name,
-                       self.digest)  # fmt: skip
-        guided.guides = [*self.guides, label]
+        guided = Model(self.domain, self.denoiser, self.config, self.reference, self.card,
+                       self.name, self.digest)  # fmt: skip
+        guided.guides, guided._wraps = [*self.guides, label], [*self._wraps, wrap]
         return guided
 
     def predictor(self, name: str | Path | None = None) -> PropertyPredictor:
@@ -348,7 +356,7 @@ class Model:
 
     def save(self, folder: str | Path) -> Path:
         """Write the model as a checkpoint folder."""
-        if not isinstance(self.denoiser, NetworkDenoiser):
+        if self._wraps or not isinstance(self.denoiser, NetworkDenoiser):
             raise InputError("a guided model cannot be saved; save the model it was made from")
         tensors = {f"network/{k}": v for k, v in self.denoiser.network.state_dict().items()}
         tensors |= {f"reference/{k}": v for k, v in self.reference.items()}
@@ -391,6 +399,18 @@ class Model:
         if unknown:
             raise InputError(f"unknown sampler setting {unknown[0]!r}; known: {', '.join(known)}")
         return dict(given)
+
+
+def _cost(guide: Denoiser) -> dict[str, int]:
+    """What a guide called in all its runs, beside the calls of the denoiser that is sampled."""
+    report = getattr(guide, "report", None)
+    if not isinstance(report, OracleReport):
+        return {}
+    return {"oracle_calls": int(report.calls.sum()), "oracle_failed": int(report.failures.sum())}
+
+
+def _wrapped(guide: Guide, model: Model, settings: dict[str, Any], denoiser: Denoiser) -> Denoiser:
+    return guide.wrap(model, denoiser, settings)
 
 
 def _part(context: Context, rows: Tensor) -> Context:

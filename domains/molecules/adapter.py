@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from domains.molecules.molecule import Molecule
     from domains.molecules.table import MoleculeTable
     from sciflow.denoisers import NetworkDenoiser
+    from sciflow.guides import Guide
     from sciflow.objectives import DenoisingObjective
     from sciflow.predictors import PropertyPredictor
     from sciflow.random import Draws
@@ -139,6 +140,11 @@ class Molecules(Domain):
         from domains.molecules.networks import build_predictor
 
         return build_predictor(dict(config))
+
+    def guides(self) -> Mapping[str, Guide]:
+        from domains.molecules.forces import GUIDES
+
+        return GUIDES
 
     def objective(self, config: Mapping[str, Any]) -> DenoisingObjective:
         from sciflow.objectives import DenoisingObjective

@@ -25,9 +25,11 @@ from sciflow.denoisers import Denoiser
 from sciflow.guidance.black_box import RecordOracle
 from sciflow.guidance.oracle_guidance import OracleGuidance
 from sciflow.guidance.zeroth_order import Ascent, EnergyDescent
+from sciflow.guides import Guide
+from sciflow.model import Model
 from sciflow.state import State
 
-__all__ = ["ModelHessian", "force_guidance", "force_rms", "forces", "xtb_forces"]
+__all__ = ["GUIDES", "ModelHessian", "force_guidance", "force_rms", "forces", "xtb_forces"]
 
 EV_PER_ANGSTROM = HARTREE / BOHR
 """Electronvolts per ångström in one hartree per bohr."""
@@ -122,3 +124,22 @@ def force_guidance(
         )  # fmt: skip
 
     return wrap
+
+
+def _guide(model: Model, denoiser: Denoiser, settings: dict[str, Any]) -> Denoiser:
+    return force_guidance(
+        model.config, settings["strength"], interval=(settings["first"], settings["last"]),
+        every=settings["every"], iterations=settings["iterations"], cap=settings["cap"],
+        budget=settings["budget"], jobs=settings["jobs"],
+    )(denoiser)  # fmt: skip
+
+
+GUIDES = {
+    "forces": Guide(
+        "to small GFN2-xTB forces: steps of a relaxation at the clean estimate, near the data",
+        {"strength": 1.0, "first": 0.0, "last": 0.1, "every": 1, "iterations": 2, "cap": 0.1,
+         "budget": 100, "jobs": -1},
+        _guide,
+    ),
+}  # fmt: skip
+"""Guides of molecules by an oracle of their own."""

@@ -150,7 +150,9 @@ class SamplerSettings:
         if not self.churn_noise > 0:
             raise InputError(f"churn_noise must be above 0, not {self.churn_noise}")
         if self.recurrence < 1:
-            raise InputError(f"recurrence must be 1 (each step once) or more, not {self.recurrence}")
+            raise InputError(
+                f"recurrence must be 1 (each step once) or more, not {self.recurrence}"
+            )
 
     def config(self) -> dict[str, Any]:
         """Plain data; ``Sampler(**config)`` gives it back."""

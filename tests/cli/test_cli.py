@@ -247,7 +247,7 @@ ERRORS: list[tuple[str, str]] = [
     ("sample MODEL -t gap=5 -t gap=6", "target 'gap' is given twice"),
     ("sample MODEL -t alpha=5", "no property 'alpha'; it has: gap, dipole"),
     ("sample MODEL --method rk4", "unknown method 'rk4'; known: ab1"),
-    ("sample MODEL --grid cosine", "unknown time grid 'cosine'; known: uniform-u"),
+    ("sample MODEL --grid cosine", "unknown time grid 'cosine'; known: fine-u, uniform-u"),
     ("sample MODEL --set eta", "setting 'eta': write KEY=VALUE"),
     ("sample MODEL --set etta=1", "unknown sampler setting 'etta'; known: steps"),
     ("sample MODEL --set eta=much", "sampler setting eta: write a number, not 'much'"),

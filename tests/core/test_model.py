@@ -155,7 +155,10 @@ def test_progress_rises_to_the_number_of_samples(model: Model) -> None:
         ({"n": 2, "sampler": {"stepz": 3}}, "unknown sampler setting 'stepz'; known: steps"),
         ({"n": 2, "sampler": {"steps": 0}}, "at least 1 network call"),
         ({"n": 2, "sampler": {"method": "rk4"}}, "unknown method 'rk4'; known: ab1"),
-        ({"n": 2, "sampler": {"grid": "cosine"}}, "unknown time grid 'cosine'; known: uniform-u"),
+        (
+            {"n": 2, "sampler": {"grid": "cosine"}},
+            "unknown time grid 'cosine'; known: fine-u, uniform-u",
+        ),
     ],
 )
 def test_bad_arguments_say_what_is_allowed(

@@ -98,21 +98,23 @@ def test_hessian_times_force_of_xtb_is_downhill_in_the_squared_force(shaken: lis
 
 def test_strength_zero_calls_no_oracle(tiny_model_folder: Path):
     model = Model.from_folder(tiny_model_folder)
-    guided = model.guided(force_guidance(model.config, 0.0, jobs=1))
+    guide = force_guidance(model.config, 0.0, jobs=1)(model.denoiser)
+    guided = model.guided(lambda denoiser: guide)
     for a, b in zip(guided.sample(3, seed=4).kept, model.sample(3, seed=4).kept, strict=True):
         assert np.array_equal(a.positions, b.positions) and np.array_equal(a.numbers, b.numbers)
-    assert not len(guided.denoiser.report.calls)
+    assert not len(guide.report.calls)
 
 
 def test_guidance_lowers_the_forces_of_generated_molecules():
     """At most 100 calls a molecule, at least 40 % off the median force, no molecule unstable."""
     model = sciflow.load("molecules/qm9-gfn2")
-    guided = model.guided(force_guidance(model.config, jobs=1))
+    guided = model.guided("forces", jobs=1)
     settings = {"steps": 20}
-    bare, ours = (m.sample(4, seed=101, sampler=settings).kept for m in (model, guided))
+    runs = [m.sample(4, seed=101, sampler=settings) for m in (model, guided)]
+    bare, ours = (run.kept for run in runs)
     medians = [np.median([np.sqrt(np.mean(forces(m) ** 2)) for m in ms]) for ms in (bare, ours)]
     assert medians[1] < 0.6 * medians[0]
     stable = [sum(edm_stability(m)[2] for m in ms) for ms in (bare, ours)]
     assert stable[1] >= stable[0]
-    report = guided.denoiser.report
-    assert len(report.calls) == 4 and 0 < int(report.calls.max()) <= 100
+    ((label, cost),) = runs[1].settings["guide_costs"].items()
+    assert label.startswith("forces:") and 0 < cost["oracle_calls"] <= 100 * 4

@@ -20,7 +20,7 @@ from sciflow.state import Context, State
 STATISTICS = {"gap": (5.0, 2.0), "dipole": (3.0, 1.5)}
 
 
-def predictor(dtype: torch.dtype = torch.float64) -> PropertyPredictor:
+def predictor(dtype: torch.dtype = torch.float64, fresh: bool = False) -> PropertyPredictor:
     paths: dict[str, Path] = {
         "coords": GaussianPath(ZeroCoM(3, "coords"), Rectified()),
         "types": CategoricalPath(Tokens(4), Rectified()),
@@ -31,7 +31,7 @@ def predictor(dtype: torch.dtype = torch.float64) -> PropertyPredictor:
         "coords", {"types": (5, 4)}, {"bonds": (4, 3)}, list(STATISTICS), 16, 8, 2, 2, 12
     )
     # Modulations start at zero, and would hide the noise level.
-    for p in network.parameters():
+    for p in () if fresh else network.parameters():
         p.data = torch.randn(p.shape) * 0.3
     return PropertyPredictor(network.to(dtype), paths, STATISTICS)
 
@@ -106,21 +106,19 @@ def test_the_likelihood_is_that_of_the_moments_it_tells() -> None:
 
 @pytest.mark.parametrize("unknown", [False, True])
 def test_it_learns_what_a_structure_tells(unknown: bool) -> None:
-    """The radius of gyration, from clean structures, to a third of its spread."""
-    size = 256
-    state = batch(5, size=size, dtype=torch.float32)
-    radius = state["coords"].square().sum(-1).mean(1).sqrt()
-    z = (radius - radius.mean()) / radius.std()
+    """How many atoms are of a kind, and its own error, from clean structures."""
+    size = 64
+    state = batch(4, size=size, dtype=torch.float32)
+    state = state.replace(types=state["types"].clamp(max=3), bonds=state["bonds"].clamp(max=2))
+    count = (state["types"] == 0).sum(1).float()
+    z = (count - count.mean()) / count.std()
     c = {"gap": 5 + 2 * z, "dipole": torch.full_like(z, torch.nan) if unknown else 3 - z}
     state = State(dict(state.fields), state.context.replace(conditions=c))
-    state = state.replace(types=state["types"].clamp(max=3), bonds=state["bonds"].clamp(max=2))
-    model = predictor(torch.float32)
-    for p in model.parameters():
-        p.data *= 0.5
+    model = predictor(torch.float32, fresh=True)
     objective = PropertyObjective(DenoisingObjective(), clean=1.0)
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
     draws = Draws(0, torch.arange(size))
-    for step in range(200):
+    for step in range(60):
         losses = objective(model, state, draws, step)
         optimizer.zero_grad()
         losses.total.mean().backward()
@@ -128,6 +126,5 @@ def test_it_learns_what_a_structure_tells(unknown: bool) -> None:
     with torch.no_grad():
         m, v = model(state, 1e-3)["gap"]
     error = float((m - c["gap"]).square().mean().sqrt())
-    assert error < 0.6
-    # Its own estimate of that error is right within a factor of two.
-    assert 0.5 < error / float(v.mean().sqrt()) < 2.0
+    assert error < 0.5
+    assert error**2 / 4 < float(v.mean()) < 2.0
