@@ -5,7 +5,7 @@ from sciflow.guidance.away import MoveAway
 from sciflow.guidance.black_box import Oracle, OracleReport, RecordOracle, StateOracle
 from sciflow.guidance.classifier import ClassifierGuidance
 from sciflow.guidance.classifier_free import ClassifierFree
-from sciflow.guidance.composition import Conditioned, Product, all_of, any_of
+from sciflow.guidance.composition import Product, all_of, any_of
 from sciflow.guidance.editing import Encoded, encode, interpolate, noised, sdedit, spherical
 from sciflow.guidance.epsilon_scaling import EpsilonScaling, fit_scale
 from sciflow.guidance.guidance_search import Trial, beam_search
@@ -39,7 +39,6 @@ __all__ = [
     "AveragePool",
     "ClassifierFree",
     "ClassifierGuidance",
-    "Conditioned",
     "DecoupledAnnealing",
     "Encoded",
     "EnergyDescent",

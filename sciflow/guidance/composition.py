@@ -16,7 +16,7 @@ For ∏_i q_i(x_0)^{w_i}, W = Σ w_i, three estimates are to be had from those o
 
 Token fields take Σ w_i log p_i(x_0 | x_t) + (1 − W) log q(x_t | x_0), exact for one token.
 
-A condition is a model: :class:`Conditioned` asks a conditional model for fixed values.
+A condition is a model: :class:`~sciflow.guidance.weak.Instead` asks a conditional model for fixed values.
 "c1 and c2" is weights (1, 1, −1) of (c1, c2, unconditional), "c1 and not c2" (1, −w, w). The sum of
 densities, Σ w_i q_i, is :class:`~sciflow.guidance.superposition.Superposition` with ``or``.
 Rewards, log f of clean states, are composed by :func:`all_of` and :func:`any_of`.
@@ -24,7 +24,7 @@ Rewards, log f of clean states, are composed by :func:`all_of` and :func:`any_of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -35,39 +35,12 @@ from sciflow.errors import InputError
 from sciflow.paths import CategoricalPath, GaussianPath, Path
 from sciflow.state import State, Times, field_times
 
-__all__ = ["Conditioned", "Product", "all_of", "any_of", "blend", "same_paths"]
+__all__ = ["Product", "all_of", "any_of", "blend", "same_paths"]
 
 Rule = Literal["score", "normal"]
 LogDensity = Callable[[State], Tensor]
 _LEAST_SIGNAL = 1e-3
 """Where the signal is a smaller share of the noise, ``normal`` asks at that share."""
-
-
-class Conditioned(Denoiser):
-    """A conditional model asked for fixed values.
-
-    Args:
-        denoiser: the model.
-        conditions: ``{name: value}``, a number for all samples or ``[B, ...]``; NaN is "not asked
-            for". Conditions that are not named stay those of the context.
-    """
-
-    def __init__(self, denoiser: Denoiser, conditions: Mapping[str, float | Tensor]):
-        super().__init__()
-        self.denoiser, self.paths = denoiser, denoiser.paths
-        self.conditions = dict(conditions)
-
-    def forward(
-        self, state: State, t: Times | float, previous: Prediction | None = None
-    ) -> Prediction:
-        context = state.context
-        if unknown := sorted(set(self.conditions) - set(context.conditions)):
-            known = ", ".join(context.conditions) or "none"
-            raise InputError(f"no condition {unknown[0]!r} in this batch; there are: {known}")
-        asked = dict(context.conditions)
-        for name, value in self.conditions.items():
-            asked[name] = torch.zeros_like(asked[name]) + torch.as_tensor(value).to(asked[name])
-        return self.denoiser(State(state.fields, context.replace(conditions=asked)), t, previous)
 
 
 class Product(Denoiser):

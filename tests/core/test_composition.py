@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.composition import Conditioned, Product, all_of, any_of
+from sciflow.guidance.composition import Product, all_of, any_of
+from sciflow.guidance.weak import Instead
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.random import Draws
 from sciflow.samplers import Sampler
@@ -160,15 +161,15 @@ def test_conditions_are_models() -> None:
     asked = torch.tensor([0.0, 1.0, 2.0, math.nan]).double()
     state = State(state.fields, all_real(4).replace(conditions={"where": asked}))
     base = Asked()
-    assert torch.equal(Conditioned(base, {})(state, 0.5)["x"], base(state, 0.5)["x"])
-    one = Conditioned(base, {"where": 1.0})
+    assert torch.equal(Instead(base, {})(state, 0.5)["x"], base(state, 0.5)["x"])
+    one = Instead(base, {"where": 1.0})
     context = state.context.replace(conditions={"where": torch.ones(4).double()})
     assert torch.equal(one(state, 0.5)["x"], base(State(state.fields, context), 0.5)["x"])
     with pytest.raises(InputError, match="'colour'"):
-        Conditioned(base, {"colour": 1.0})(state, 0.5)
+        Instead(base, {"colour": 1.0})(state, 0.5)
 
     # p(x | 1) p(x | -0.5)/p(x) and p(x | 1) (p(x)/p(x | -0.5))^½, in closed form.
-    other, bare = (Conditioned(base, {"where": v}) for v in (-0.5, math.nan))
+    other, bare = (Instead(base, {"where": v}) for v in (-0.5, math.nan))
     for weights in ((1.0, 1.0, -1.0), (1.0, -0.5, 0.5)):
         model = Product([one, other, bare], weights, "normal")
         precision = torch.tensor([1 / 0.2, 1 / 0.2, 1 / 2.0]).double()
