@@ -57,28 +57,33 @@ def _classifier(model: Model, denoiser: Denoiser, settings: dict[str, Any]) -> D
     predictor = model.predictor(settings["predictor"] or None)
     return ClassifierGuidance(
         denoiser, predictor, settings["weight"], interval=(settings["first"], settings["last"]),
-        largest=settings["largest"],
+        largest=settings["largest"], tokens=settings["tokens"],
     )  # fmt: skip
 
 
 def _training_free(model: Model, denoiser: Denoiser, settings: dict[str, Any]) -> Denoiser:
     from sciflow.guidance.training_free import TrainingFree
+    from sciflow.paths import CategoricalPath
 
     predictor = model.predictor(settings["predictor"] or None)
+    mu = {
+        name: settings["tokens" if isinstance(path, CategoricalPath) else "mu"]
+        for name, path in denoiser.paths.items()
+    }
     return TrainingFree(
-        denoiser, predictor.of_clean, rho=settings["rho"], mu=settings["mu"],
+        denoiser, predictor.of_clean, rho=settings["rho"], mu=mu,
         gamma=settings["gamma"], iterations=settings["iterations"], clip=settings["clip"],
         interval=(settings["first"], settings["last"]),
     )  # fmt: skip
 
 
 _CLASSIFIER: dict[str, Any] = {
-    "weight": 1.0, "first": 0.0, "last": 1.0, "largest": 0.3, "predictor": "",
+    "weight": 1.0, "tokens": 0.2, "first": 0.0, "last": 1.0, "largest": 0.3, "predictor": "",
 }  # fmt: skip
 
 _TRAINING_FREE: dict[str, Any] = {
-    "rho": 0.0, "mu": 1.0, "gamma": 0.0, "iterations": 1, "clip": 1.0, "first": 0.0, "last": 1.0,
-    "predictor": "",
+    "rho": 0.0, "mu": 1.0, "tokens": 0.2, "gamma": 0.0, "iterations": 1, "clip": 1.0,
+    "first": 0.0, "last": 1.0, "predictor": "",
 }  # fmt: skip
 
 GUIDES: dict[str, Guide] = {

@@ -43,6 +43,8 @@ class ClassifierGuidance(Denoiser):
         denoiser: conditional or not; its own conditions stay as they are.
         predictor: of noisy samples, under the same corruption.
         weight: w ≥ 0; at 0 the denoiser itself, bit for bit.
+        tokens: w of token fields, default the same. A sampler that draws tokens at temperature τ
+            multiplies it by 1/τ.
         wanted: ``{property: [B]}``; default the conditions of the context. NaN is not asked for.
         interval: times (first, last) of the shared clock between which guidance acts.
         largest: cap of a mean's root-mean-square change, in standard deviations of the data.
@@ -59,24 +61,28 @@ class ClassifierGuidance(Denoiser):
         wanted: Mapping[str, Tensor] | None = None,
         interval: tuple[float, float] = (0.0, 1.0),
         largest: float = 0.3,
+        tokens: float | None = None,
     ):
         super().__init__()
-        if not 0 <= weight < math.inf:
-            raise InputError(f"guidance weight must be 0 (off) or more, not {weight}")
+        tokens = weight if tokens is None else tokens
+        for w in (weight, tokens):
+            if not 0 <= w < math.inf:
+                raise InputError(f"guidance weight must be 0 (off) or more, not {w}")
         if not 0 <= interval[0] <= interval[1] <= 1:
             raise InputError(f"guidance acts between times 0 <= first <= last <= 1, not {interval}")
         if not largest > 0:
             raise InputError(f"the largest change must be above 0, not {largest}")
         self.denoiser, self.predictor = denoiser, predictor
         self.paths, self.wanted = denoiser.paths, wanted
-        self.weight, self.interval, self.largest = weight, interval, largest
+        self.weight, self.tokens = weight, tokens
+        self.interval, self.largest = interval, largest
 
     def forward(
         self, state: State, t: Times | float, previous: Prediction | None = None
     ) -> Prediction:
         prediction = self.denoiser(state, t, previous)
         outside = isinstance(t, float) and not self.interval[0] <= t <= self.interval[1]
-        if self.weight == 0 or outside:
+        if self.weight == self.tokens == 0 or outside:
             return prediction
         gradient = self._gradient(state, t)
         times, clean = field_times(t, state), dict(prediction.clean)
@@ -89,7 +95,7 @@ class ClassifierGuidance(Denoiser):
                 clean[name] = clean[name] + self._capped(path, move, state)
             elif isinstance(path, CategoricalPath):
                 k = path.classes
-                change = self.weight * (g[..., :k] - g[..., k:])
+                change = self.tokens * (g[..., :k] - g[..., k:])
                 open_ = (x == k) & ~path.space.expand(known, x)
                 clean[name] = clean[name] + torch.where(open_[..., None], change, 0.0)
         return Prediction(clean)

@@ -118,6 +118,25 @@ def test_tokens_are_drawn_given_the_property() -> None:
         assert float(chi2) < 2 + 4 * 2
 
 
+def test_tokens_have_a_weight_of_their_own() -> None:
+    law = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    theta = torch.tensor([0.0, 1.0, -0.7], dtype=torch.float64)
+    path = CategoricalPath(Tokens(3), Rectified())
+    goal, wanted = TokenTable(path, law, "token"), {"c": torch.zeros(2)}
+    state = State({"token": torch.tensor([[3], [1]])}, Context(torch.ones(2, 1, dtype=torch.bool)))
+    plain = goal(state, 0.5)["token"]
+    found = {
+        w: ClassifierGuidance(goal, Additive(path, law, theta), 1.0, wanted, tokens=w)(state, 0.5)
+        for w in (0.0, 0.5)
+    }
+    assert torch.equal(found[0.0]["token"], plain)
+    moved = found[0.5]["token"].softmax(-1)
+    exact = (law * (0.5 * theta).exp())[None] / (law * (0.5 * theta).exp()).sum()
+    torch.testing.assert_close(moved[0], exact)
+    # What is seen is known already.
+    assert torch.equal(found[0.5]["token"][1], plain[1])
+
+
 def test_off_is_the_denoiser_itself_and_nobody_else_matters() -> None:
     goal = gaussian(Rectified())
     predictor, context = LinearProperty(goal, H, 0.4), all_real(3)
