@@ -21,6 +21,7 @@ from sciflow.cli.oracle import oracle
 from sciflow.cli.report import report
 from sciflow.cli.sample import sample
 from sciflow.cli.train import train
+from sciflow.cli.tune import tune_guidance
 from sciflow.errors import CheckpointError, InputError, SciflowError
 
 __all__ = ["cli", "main"]
@@ -81,7 +82,8 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (list_, sample, evaluate, oracle, report, train, data):
+for _command in (list_, sample, evaluate, oracle, report, train, data,
+                 tune_guidance):  # fmt: skip
     cli.add_command(_command)
 
 

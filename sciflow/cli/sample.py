@@ -21,7 +21,7 @@ from sciflow.errors import InputError
 if TYPE_CHECKING:
     from sciflow.model import Model, Samples
 
-__all__ = ["sample"]
+__all__ = ["sample", "torch_device"]
 
 
 @click.command()
@@ -91,7 +91,7 @@ def sample(what: str | None, model: str | None, number: int, targets: tuple[str,
         try:
             samples = loaded.sample(
                 number, wanted, seed, guidance=guidance, first=first, batch_size=batch_size,
-                sampler=chosen, device=_device(device), best_of=best_of, progress=progress,
+                sampler=chosen, device=torch_device(device), best_of=best_of, progress=progress,
             )  # fmt: skip
         except SamplingInterrupted as stop:
             samples, interrupted = stop.samples, True
@@ -150,7 +150,8 @@ def _load(what: str | None, model: str | None) -> Model:
     return loaded
 
 
-def _device(name: str) -> str:
+def torch_device(name: str) -> str:
+    """The device by name, "auto" resolved; an :class:`InputError` where it cannot be used."""
     import torch
 
     if name == "auto":
