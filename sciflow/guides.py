@@ -62,7 +62,7 @@ def _classifier(model: Model, denoiser: Denoiser, settings: dict[str, Any]) -> D
 
 
 def _training_free(model: Model, denoiser: Denoiser, settings: dict[str, Any]) -> Denoiser:
-    from sciflow.guidance.training_free import TrainingFree
+    from sciflow.guidance.energy.training_free import TrainingFree
     from sciflow.paths import CategoricalPath
 
     predictor = model.predictor(settings["predictor"] or None)

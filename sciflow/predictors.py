@@ -4,8 +4,8 @@ r"""What a noisy sample says about properties of the clean one: p(c | x_t), from
 
 Trained on noisy data by maximum likelihood (:mod:`sciflow.objectives.properties`), m tends to
 E[c | x_t] and v to what x_t leaves open. Its gradient turns a denoiser into a conditional one
-(:mod:`sciflow.guidance.classifier`); at t = 0 it is a fast stand-in for the oracle. Of symbols it
-can be given weights in place of one symbol an element, so that a gradient reaches them.
+(:mod:`sciflow.guidance.energy.classifier`); at t = 0 it is a fast stand-in for the oracle. Of
+symbols it can be given weights in place of one symbol an element, so that a gradient reaches them.
 """
 
 from __future__ import annotations

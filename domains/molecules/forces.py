@@ -22,9 +22,9 @@ from domains.molecules.molecule import Molecule
 from domains.molecules.relaxation import model_hessian
 from domains.molecules.xtb import BOHR, HARTREE, single_point
 from sciflow.denoisers import Denoiser
-from sciflow.guidance.black_box import RecordOracle
-from sciflow.guidance.oracle_guidance import OracleGuidance
-from sciflow.guidance.zeroth_order import Ascent, EnergyDescent
+from sciflow.guidance.oracles.black_box import RecordOracle
+from sciflow.guidance.oracles.oracle_guidance import OracleGuidance
+from sciflow.guidance.oracles.zeroth_order import Ascent, EnergyDescent
 from sciflow.guides import Guide
 from sciflow.model import Model
 from sciflow.state import State
@@ -107,9 +107,9 @@ def force_guidance(
     Args:
         config: of the model.
         strength: 1 is a full step of the relaxation.
-        ascent: default :class:`~sciflow.guidance.zeroth_order.EnergyDescent`.
+        ascent: default :class:`~sciflow.guidance.oracles.zeroth_order.EnergyDescent`.
         interval: times between which it acts; before, the estimate is no molecule yet.
-        every: see :class:`~sciflow.guidance.oracle_guidance.OracleGuidance`.
+        every: see :class:`~sciflow.guidance.oracles.oracle_guidance.OracleGuidance`.
         iterations: see ``every``.
         cap: furthest move of an atom in one step, Å.
         budget: xTB calls a molecule.

@@ -3,8 +3,9 @@
 Guidance is a denoiser, and needs no more than to be called. Two things do need the sampler itself:
 
 * :data:`Select`, after a call and before its step: rows of the batch take the place of others
-  (:mod:`sciflow.guidance.particles`). State, estimate and the solvers' history move together; the
-  random numbers stay with the rows, so that copies part again where steps are stochastic;
+  (:mod:`sciflow.guidance.particles.steering`). State, estimate and the solvers' history move
+  together; the random numbers stay with the rows, so that copies part again where steps are
+  stochastic;
 * :data:`After`, after a step: the state is moved, onto a constraint for example. A denoiser that
   needs it has it as its method ``after_step``, which every sampler calls.
 """

@@ -4,7 +4,7 @@ Data are never seen, only y_i = A_i x_i + η_i with an instrument that may diffe
 sample. Expectation–maximisation alternates
 
     E:  x_i ~ p(x | y_i) under the current model, one draw a measurement, by moment matching
-        (:mod:`sciflow.guidance.moment_matching`) under any sampler,
+        (:mod:`sciflow.guidance.measured.moment_matching`) under any sampler,
     M:  train the model on those draws, beginning from its own weights.
 
 The likelihood of y never falls in expectation. It begins with a Gaussian of greatest likelihood
@@ -24,8 +24,8 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, NetworkDenoiser
 from sciflow.errors import InputError, NonFiniteError
-from sciflow.guidance.measurements import Measurement
-from sciflow.guidance.moment_matching import MomentMatching
+from sciflow.guidance.measured.measurements import Measurement
+from sciflow.guidance.measured.moment_matching import MomentMatching
 from sciflow.objectives import DenoisingObjective
 from sciflow.paths import GaussianPath
 from sciflow.random import Draws
@@ -75,7 +75,7 @@ class Expectation:
         sampler: any; the posterior's quality is its own.
         iterations: of conjugate gradients in each call.
         noise_limit: s/a, in units of the data's scale, at which V stays; see
-            :class:`~sciflow.guidance.moment_matching.MomentMatching`.
+            :class:`~sciflow.guidance.measured.moment_matching.MomentMatching`.
         batch_size: samples at once; which are together does not matter.
     """
 

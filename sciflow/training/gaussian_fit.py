@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.measurements import Measurement, dense
+from sciflow.guidance.measured.measurements import Measurement, dense
 from sciflow.paths import GaussianPath
 from sciflow.state import State, Times, field_times
 

@@ -14,9 +14,9 @@ from benchmarks.autoguidance_tree import experiment
 from sciflow.denoisers import Denoiser, Network, NetworkDenoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.guidance import ClassifierFree
-from sciflow.guidance.away import MoveAway, logsnr_interval
-from sciflow.guidance.perturbed import PerturbedAttention, attention_blocks
-from sciflow.guidance.weak import IndependentCondition, Instead, PerturbedTime, Unasked
+from sciflow.guidance.weak.away import MoveAway, logsnr_interval
+from sciflow.guidance.weak.estimates import IndependentCondition, Instead, PerturbedTime, Unasked
+from sciflow.guidance.weak.perturbed import PerturbedAttention, attention_blocks
 from sciflow.networks.equivariant import EquivariantTransformer
 from sciflow.networks.sparse import SparseMessagePassing
 from sciflow.networks.transformer import AugmentedTransformer

@@ -8,7 +8,7 @@ import torch
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.guidance import ClassifierFree
-from sciflow.guidance.rules import Orthogonal
+from sciflow.guidance.weak.rules import Orthogonal
 from sciflow.paths import CategoricalPath, GaussianPath, GeodesicPath
 from sciflow.random import Draws
 from sciflow.samplers import Sampler

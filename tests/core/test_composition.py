@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.composition import Product, all_of, any_of
-from sciflow.guidance.weak import Instead
+from sciflow.guidance.several.composition import Product, all_of, any_of
+from sciflow.guidance.weak.estimates import Instead
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.random import Draws
 from sciflow.samplers import Sampler

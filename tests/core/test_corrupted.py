@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sciflow.denoisers import Denoiser, Network, NetworkDenoiser, Prediction
 from sciflow.errors import InputError, NonFiniteError
-from sciflow.guidance.measurements import MatrixMeasurement, Observed
+from sciflow.guidance.measured.measurements import MatrixMeasurement, Observed
 from sciflow.objectives import DenoisingObjective
 from sciflow.paths import GaussianPath
 from sciflow.random import Draws

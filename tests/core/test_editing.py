@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sciflow.errors import InputError
-from sciflow.guidance.editing import encode, interpolate, noised, sdedit, spherical
-from sciflow.guidance.inpainting import Known, Replacement
+from sciflow.guidance.editing.inpainting import Known, Replacement
+from sciflow.guidance.editing.start import encode, interpolate, noised, sdedit, spherical
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.random import Draws
 from sciflow.samplers import Sampler

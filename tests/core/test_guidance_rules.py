@@ -11,9 +11,9 @@ from torch import Tensor
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.guidance import ClassifierFree, EpsilonScaling
-from sciflow.guidance.away import MoveAway
-from sciflow.guidance.plus_plus import PlusPlus
-from sciflow.guidance.rules import (
+from sciflow.guidance.weak.away import MoveAway
+from sciflow.guidance.weak.plus_plus import PlusPlus
+from sciflow.guidance.weak.rules import (
     FrequencySplit,
     Orthogonal,
     Rescale,

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sciflow.errors import InputError
-from sciflow.guidance.guidance_search import Trial, beam_search
-from sciflow.guidance.training_free import TrainingFree
+from sciflow.guidance.energy.guidance_search import Trial, beam_search
+from sciflow.guidance.energy.training_free import TrainingFree
 from sciflow.paths import GaussianPath
 from sciflow.random import Draws
 from sciflow.samplers import Sampler

@@ -53,7 +53,7 @@ from sciflow.guidance import (
     ZeroStar,
     numbered,
 )
-from sciflow.guidance.posterior import PosteriorMethod
+from sciflow.guidance.measured.posterior import PosteriorMethod
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.predictors import PropertyPredictor
 from sciflow.random import Draws

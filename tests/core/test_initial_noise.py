@@ -10,7 +10,11 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.initial_noise import differentiable_sample, optimise_noise, refine_noise
+from sciflow.guidance.editing.initial_noise import (
+    differentiable_sample,
+    optimise_noise,
+    refine_noise,
+)
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.random import Draws
 from sciflow.samplers import Sampler

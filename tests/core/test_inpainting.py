@@ -12,7 +12,7 @@ from torch import Tensor
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.guidance import MomentMatching, Observed
-from sciflow.guidance.inpainting import Known, KnownNoise, Reconstruction, Replacement
+from sciflow.guidance.editing.inpainting import Known, KnownNoise, Reconstruction, Replacement
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.random import Draws
 from sciflow.samplers import Sampler

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sciflow.errors import InputError
-from sciflow.guidance.low_pass import AveragePool, FourierLowPass, LowPass, LowPassReference
+from sciflow.guidance.editing.low_pass import AveragePool, FourierLowPass, LowPass, LowPassReference
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.random import Draws
 from sciflow.samplers import Sampler

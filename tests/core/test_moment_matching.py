@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.measurements import MatrixMeasurement, Measurement, Observed, dense
-from sciflow.guidance.moment_matching import MomentMatching, conjugate_gradients
+from sciflow.guidance.measured.measurements import MatrixMeasurement, Measurement, Observed, dense
+from sciflow.guidance.measured.moment_matching import MomentMatching, conjugate_gradients
 from sciflow.likelihood import FlowLikelihood
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.random import Draws

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sciflow.errors import InputError
-from sciflow.guidance.particles import ParticleReport, sample_particles, systematic
+from sciflow.guidance.particles.steering import ParticleReport, sample_particles, systematic
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.random import Draws
 from sciflow.samplers import Sampler

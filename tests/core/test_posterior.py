@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.annealing import DecoupledAnnealing
-from sciflow.guidance.measurements import (
+from sciflow.guidance.measured.annealing import DecoupledAnnealing
+from sciflow.guidance.measured.measurements import (
     MatrixMeasurement,
     Measurement,
     NonlinearMeasurement,
@@ -20,9 +20,9 @@ from sciflow.guidance.measurements import (
     dense,
     linearized,
 )
-from sciflow.guidance.moment_matching import MomentMatching
-from sciflow.guidance.noise_level import Rescaled, fit_noise_level
-from sciflow.guidance.posterior import Posterior
+from sciflow.guidance.measured.moment_matching import MomentMatching
+from sciflow.guidance.measured.noise_level import Rescaled, fit_noise_level
+from sciflow.guidance.measured.posterior import Posterior
 from sciflow.paths import GaussianPath
 from sciflow.random import Draws
 from sciflow.samplers import Plan, Sampler

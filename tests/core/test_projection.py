@@ -10,9 +10,9 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.measurements import MatrixMeasurement, NonlinearMeasurement, Observed
-from sciflow.guidance.posterior import Posterior
-from sciflow.guidance.projection import Affine, Projected
+from sciflow.guidance.measured.measurements import MatrixMeasurement, NonlinearMeasurement, Observed
+from sciflow.guidance.measured.posterior import Posterior
+from sciflow.guidance.measured.projection import Affine, Projected
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.random import Draws
 from sciflow.samplers import METHODS, Sampler

@@ -13,8 +13,8 @@ from torch import Tensor
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.guidance.epsilon_scaling import EpsilonScaling
-from sciflow.guidance.particles import sample_particles
-from sciflow.guidance.superposition import Superposed, Superposition
+from sciflow.guidance.particles.steering import sample_particles
+from sciflow.guidance.several.superposition import Superposed, Superposition
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.random import Draws
 from sciflow.samplers import Sampler

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.published import PUBLISHED, as_published
-from sciflow.guidance.strengths import increments
-from sciflow.guidance.training_free import TrainingFree
+from sciflow.guidance.energy.published import PUBLISHED, as_published
+from sciflow.guidance.energy.strengths import increments
+from sciflow.guidance.energy.training_free import TrainingFree
 from sciflow.paths import CategoricalPath, GaussianPath, GeodesicPath, Path
 from sciflow.random import Draws
 from sciflow.samplers import Sampler

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from sciflow.errors import InputError
-from sciflow.guidance.black_box import Ledger, RecordOracle, StateOracle
-from sciflow.guidance.oracle_guidance import SAMPLE, OracleGuidance, numbered
-from sciflow.guidance.zeroth_order import EnergyDescent, ForceNorm, LeastSquares, TwoPoint
+from sciflow.guidance.oracles.black_box import Ledger, RecordOracle, StateOracle
+from sciflow.guidance.oracles.oracle_guidance import SAMPLE, OracleGuidance, numbered
+from sciflow.guidance.oracles.zeroth_order import EnergyDescent, ForceNorm, LeastSquares, TwoPoint
 from sciflow.paths import GaussianPath
 from sciflow.random import Draws
 from sciflow.samplers import Sampler
@@ -272,7 +272,7 @@ def test_records_that_fail_are_masked_with_their_reasons():
 
 @pytest.mark.slow
 def test_a_worker_that_dies_or_hangs_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sciflow.guidance.black_box._START", 5.0)
+    monkeypatch.setattr("sciflow.guidance.oracles.black_box._START", 5.0)
     state = State({"x": torch.tensor([1.0, 13.0, 14.0, 2.0]).view(4, 1, 1)}, all_real(4))
     oracle = RecordOracle(_number, records, jobs=2, timeout=5.0)
     answer = oracle(state)

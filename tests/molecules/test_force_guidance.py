@@ -15,7 +15,7 @@ from domains.molecules.evaluators import edm_stability
 from domains.molecules.forces import ModelHessian, force_guidance, force_rms, forces, xtb_forces
 from domains.molecules.molecule import Molecule
 from domains.molecules.xtb import HARTREE, single_point
-from sciflow.guidance.zeroth_order import ForceNorm
+from sciflow.guidance.oracles.zeroth_order import ForceNorm
 from sciflow.model import Model
 from sciflow.spaces import ZeroCoM
 from sciflow.state import State

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.training_free import bayes_gain
+from sciflow.guidance.energy.training_free import bayes_gain
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.predictors import PropertyPredictor
 from sciflow.state import State, Times, field_times

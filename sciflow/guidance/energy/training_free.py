@@ -22,9 +22,9 @@ Tokens enter f as probabilities p, and have a strength μ only:
 
 Points of a manifold are moved in the tangent space, with V = c²/(1 + c²), and have no ρ.
 
-N_recur is a setting of the sampler, ``recurrence``. :mod:`sciflow.guidance.published` has the
-strengths that make the updates of the papers, :mod:`sciflow.guidance.guidance_search` looks for
-the best ones.
+N_recur is a setting of the sampler, ``recurrence``. :mod:`sciflow.guidance.energy.published` has
+the strengths that make the updates of the papers, :mod:`sciflow.guidance.energy.guidance_search`
+looks for the best ones.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.smoothed_energy import (
+from sciflow.guidance.energy.smoothed_energy import (
     SmoothedEnergy,
     differentiated,
     leaf,
     pulled_back,
     readable,
 )
-from sciflow.guidance.strengths import (
+from sciflow.guidance.energy.strengths import (
     Strength,
     Strengths,
     bayes_gain,

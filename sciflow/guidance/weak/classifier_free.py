@@ -3,7 +3,7 @@ r"""Classifier-free guidance (Ho & Salimans 2022) for means, logits and points o
     D_w = D(x, t, c) + w·( D(x, t, c) − D(x, t, ∅) ),
     log p_w = log p(· | c) + w·( log p(· | c) − log p(· | ∅) )      up to normalisation,
 
-guidance by a weak estimate (:mod:`sciflow.guidance.away`): the same model, asked for nothing.
+guidance by a weak estimate (:mod:`sciflow.guidance.weak.away`): the same model, asked for nothing.
 
 w = 0 is the conditional model itself, bit for bit and at one call a step; w > 0 sharpens. The
 guided denoiser is only used where the shared clock lies in ``interval`` (Kynkäänniemi et al. 2024):
@@ -23,9 +23,9 @@ from collections.abc import Mapping
 
 from sciflow.denoisers import Denoiser
 from sciflow.errors import InputError
-from sciflow.guidance.away import MoveAway, Weight
-from sciflow.guidance.rules import Rule
-from sciflow.guidance.weak import Unasked
+from sciflow.guidance.weak.away import MoveAway, Weight
+from sciflow.guidance.weak.estimates import Unasked
+from sciflow.guidance.weak.rules import Rule
 
 __all__ = ["ClassifierFree"]
 
@@ -38,7 +38,7 @@ class ClassifierFree(MoveAway):
         weight: w ≥ 0, or a function of the time; or ``{condition: weight}``.
         interval: times (first, last) of the shared clock between which guidance acts.
         logsnr: instead of it, the least and largest log(a/s) of the first continuous field.
-        rule: see :mod:`sciflow.guidance.rules`.
+        rule: see :mod:`sciflow.guidance.weak.rules`.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser
 from sciflow.errors import InputError, NonFiniteError
-from sciflow.guidance.measurements import Measurement, NonlinearMeasurement, linearized
+from sciflow.guidance.measured.measurements import Measurement, NonlinearMeasurement, linearized
 from sciflow.random import Draws
 from sciflow.samplers import Sampler
 from sciflow.state import Context

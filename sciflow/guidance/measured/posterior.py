@@ -48,8 +48,8 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.conjugate_gradients import conjugate_gradients
-from sciflow.guidance.measurements import Measurement, NonlinearMeasurement, linearized
+from sciflow.guidance.measured.conjugate_gradients import conjugate_gradients
+from sciflow.guidance.measured.measurements import Measurement, NonlinearMeasurement, linearized
 from sciflow.paths import GaussianPath
 from sciflow.state import State, Times, field_times
 

@@ -21,9 +21,9 @@ perturbed attention, smoothed energy,           the same network with attention 
 shuffled tokens
 ==============================================  ==============================================
 
-Those made from the model are in :mod:`sciflow.guidance.weak` and
-:mod:`sciflow.guidance.perturbed`. What is done with the difference is a rule
-(:mod:`sciflow.guidance.rules`); the default is the formula above.
+Those made from the model are in :mod:`sciflow.guidance.weak.estimates` and
+:mod:`sciflow.guidance.weak.perturbed`. What is done with the difference is a rule
+(:mod:`sciflow.guidance.weak.rules`); the default is the formula above.
 
 Several weak models, each with its weight, act as one: D + Σ w_k (D − D_k) = D + W (D − D̄) with
 W = Σ w_k and D̄ the weighted mean of the D_k (of their log-probabilities, or tangent vectors).
@@ -40,7 +40,7 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.rules import Rule, Seen
+from sciflow.guidance.weak.rules import Rule, Seen
 from sciflow.paths import GaussianPath, Path
 from sciflow.state import State, Times, field_times
 

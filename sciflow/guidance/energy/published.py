@@ -30,8 +30,8 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser
 from sciflow.errors import InputError
-from sciflow.guidance.strengths import Increments, Shape, Strength, increments, open_variance
-from sciflow.guidance.training_free import TrainingFree
+from sciflow.guidance.energy.strengths import Increments, Shape, Strength, increments, open_variance
+from sciflow.guidance.energy.training_free import TrainingFree
 from sciflow.paths import GaussianPath, Path
 from sciflow.samplers.plan import Plan
 from sciflow.state import State
@@ -46,7 +46,7 @@ class Published:
     Attributes:
         numbers: which of ρ, μ and γ̄ it has.
         inner: it has N_iter.
-        over_alpha: see :func:`~sciflow.guidance.strengths.increments`.
+        over_alpha: see :func:`~sciflow.guidance.energy.strengths.increments`.
         of_estimate: ρ and Δ change D itself, so that no plan is asked for.
     """
 

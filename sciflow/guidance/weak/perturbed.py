@@ -1,4 +1,4 @@
-r"""The same network with broken attention, as the weak model of :mod:`sciflow.guidance.away`.
+r"""The same network with broken attention, as the weak model of :mod:`sciflow.guidance.weak.away`.
 
 * ``identity`` (PAG, Ahn et al. 2024): every token attends to itself alone, A = 1. Where attention
   also carries features of pairs, a token has no partner to hear of;
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.weak import draws_of
+from sciflow.guidance.weak.estimates import draws_of
 from sciflow.state import State, Times
 
 __all__ = ["Perturbation", "PerturbedAttention", "attention_blocks"]

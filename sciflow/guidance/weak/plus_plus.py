@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sciflow.errors import InputError
-from sciflow.guidance.rules import Rule, Seen
+from sciflow.guidance.weak.rules import Rule, Seen
 from sciflow.paths import GaussianPath
 from sciflow.samplers.ancestral import ancestral_share
 from sciflow.samplers.plan import Plan

@@ -50,7 +50,7 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.twisting import Twist, Twisted, clean_state, transition_ratio
+from sciflow.guidance.particles.twisting import Twist, Twisted, clean_state, transition_ratio
 from sciflow.paths import GaussianPath
 from sciflow.random import Draws
 from sciflow.samplers import Sampler

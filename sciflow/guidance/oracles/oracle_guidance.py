@@ -1,7 +1,7 @@
 r"""Guidance of the clean estimate by an oracle that only answers.
 
 At chosen calls the clean estimate is decoded, the oracle is asked, and the estimate is moved along
-the direction g that an :class:`~sciflow.guidance.zeroth_order.Ascent` finds,
+the direction g that an :class:`~sciflow.guidance.oracles.zeroth_order.Ascent` finds,
 
     step:       D ← D + w P(g)              mean guidance; P a preconditioner, e.g. H⁻¹,
     posterior:  D ← D + w (s²/a) C ∇ log p  w ∇log p the oracle's, e.g. −∇E with w = 1/kT,
@@ -25,8 +25,8 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.black_box import Ledger, Oracle, OracleReport
-from sciflow.guidance.zeroth_order import Ascent
+from sciflow.guidance.oracles.black_box import Ledger, Oracle, OracleReport
+from sciflow.guidance.oracles.zeroth_order import Ascent
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.random import Draws
 from sciflow.state import Context, State, Times, field_times
@@ -50,7 +50,7 @@ class OracleGuidance(Denoiser):
 
     Args:
         denoiser: the model, guided otherwise or not.
-        oracle: see :class:`~sciflow.guidance.black_box.Oracle`.
+        oracle: see :class:`~sciflow.guidance.oracles.black_box.Oracle`.
         ascent: how directions are got from it.
         field: the name of the Gaussian field that moves.
         strength: w ≥ 0.

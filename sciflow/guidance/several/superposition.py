@@ -42,8 +42,8 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.composition import blend, same_paths
-from sciflow.guidance.path_density import (
+from sciflow.guidance.several.composition import blend, same_paths
+from sciflow.guidance.several.path_density import (
     DEGENERATE,
     Form,
     Seen,

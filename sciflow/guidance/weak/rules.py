@@ -17,10 +17,10 @@ FrequencySplit  D         c + w (l Δ_low + h Δ_high)            (FreSca, Huang
                           FDG, Sadat et al. 2025, with two bands)
 ==============  ========  ====================================================================
 
-CFG++ is another: :mod:`sciflow.guidance.plus_plus`. Norms, means and products are of one sample,
-over its real, unknown elements: neither companions, nor padding, nor given elements count. ε is
-taken as x − a D, the velocity of z = x/(a + s) in u = s/(a + s) as x − (a + s) D: both times s,
-which no formula above notices and which is 0, not 0/0, at given elements.
+CFG++ is another: :mod:`sciflow.guidance.weak.plus_plus`. Norms, means and products are of one
+sample, over its real, unknown elements: neither companions, nor padding, nor given elements count.
+ε is taken as x − a D, the velocity of z = x/(a + s) in u = s/(a + s) as x − (a + s) D: both times
+s, which no formula above notices and which is 0, not 0/0, at given elements.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 r"""Log-densities of several models along one path, in the clock of the signal-to-noise ratio.
 
-With Ŷ = a x/s², Λ = a²/s² and q° the noise alone (see :mod:`sciflow.guidance.superposition`)
+With Ŷ = a x/s², Λ = a²/s² and q° the noise alone (see
+:mod:`sciflow.guidance.several.superposition`)
 
     d log q_i/q° = ⟨D_i, dŶ⟩ − ½ (|D_i|² + tr_P V_i) dΛ,     ⟨u, v⟩ = uᵀ C⁻¹ v,
 

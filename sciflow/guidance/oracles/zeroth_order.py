@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from sciflow.errors import InputError
-from sciflow.guidance.black_box import Oracle
+from sciflow.guidance.oracles.black_box import Oracle
 from sciflow.random import Draws
 from sciflow.spaces import Space
 from sciflow.state import State

@@ -16,9 +16,9 @@ For ∏_i q_i(x_0)^{w_i}, W = Σ w_i, three estimates are to be had from those o
 
 Token fields take Σ w_i log p_i(x_0 | x_t) + (1 − W) log q(x_t | x_0), exact for one token.
 
-A condition is a model: :class:`~sciflow.guidance.weak.Instead` asks one for fixed values.
+A condition is a model: :class:`~sciflow.guidance.weak.estimates.Instead` asks one for fixed values.
 "c1 and c2" is weights (1, 1, −1) of (c1, c2, unconditional), "c1 and not c2" (1, −w, w). The sum of
-densities, Σ w_i q_i, is :class:`~sciflow.guidance.superposition.Superposition` with ``or``.
+densities, Σ w_i q_i, is :class:`~sciflow.guidance.several.superposition.Superposition` with ``or``.
 Rewards, log f of clean states, are composed by :func:`all_of` and :func:`any_of`.
 """
 

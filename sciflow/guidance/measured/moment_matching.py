@@ -13,7 +13,7 @@ tuned, and for Gaussian data the result is exact at every noise level, so that a
 exact posterior samples. Where a network's V is not positive along a direction, which would turn the
 small Σ_y into a huge pull, the sample's iteration stops.
 
-It is the method "mmps" of :class:`~sciflow.guidance.posterior.Posterior`.
+It is the method "mmps" of :class:`~sciflow.guidance.measured.posterior.Posterior`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from sciflow.denoisers import Denoiser
-from sciflow.guidance.conjugate_gradients import conjugate_gradients
-from sciflow.guidance.measurements import Measurement, NonlinearMeasurement
-from sciflow.guidance.posterior import Posterior
+from sciflow.guidance.measured.conjugate_gradients import conjugate_gradients
+from sciflow.guidance.measured.measurements import Measurement, NonlinearMeasurement
+from sciflow.guidance.measured.posterior import Posterior
 
 __all__ = ["MomentMatching", "conjugate_gradients"]
 
@@ -37,7 +37,8 @@ class MomentMatching(Posterior):
         y: what was measured, ``[B, *m]``; row i belongs to row i of the batch.
         measurement: A and Σ_y.
         iterations: steps of conjugate gradients; as many as y has numbers are exact.
-        noise_limit: s/a in units of the data's scale, see :mod:`sciflow.guidance.posterior`.
+        noise_limit: s/a in units of the data's scale, see
+            :mod:`sciflow.guidance.measured.posterior`.
     """
 
     def __init__(self, denoiser: Denoiser, field: str, y: Tensor,

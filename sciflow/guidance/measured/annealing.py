@@ -33,9 +33,9 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.conjugate_gradients import conjugate_gradients
-from sciflow.guidance.measurements import Measurement, NonlinearMeasurement, linearized
-from sciflow.guidance.posterior import isotropic_variance, measured_path
+from sciflow.guidance.measured.conjugate_gradients import conjugate_gradients
+from sciflow.guidance.measured.measurements import Measurement, NonlinearMeasurement, linearized
+from sciflow.guidance.measured.posterior import isotropic_variance, measured_path
 from sciflow.random import Draws
 from sciflow.samplers import Sampler
 from sciflow.state import State, Times, field_times

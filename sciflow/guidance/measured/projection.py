@@ -7,8 +7,8 @@ that the noise gives, the Euclidean one for white noise, and centred or smooth f
 other P is a function of the clean state. Where a run ends at t = 0 the finished state is projected
 too, so that the constraint holds exactly whatever the last step of the sampler is.
 
-It is what posterior sampling (:mod:`sciflow.guidance.posterior`) becomes for Σ_y → 0 with "pigdm"
-and no gradient of the network; the sample obeys, but its law is not that of the posterior.
+It is what posterior sampling (:mod:`sciflow.guidance.measured.posterior`) becomes for Σ_y → 0 with
+"pigdm" and no gradient of the network; the sample obeys, but its law is not that of the posterior.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.conjugate_gradients import conjugate_gradients
-from sciflow.guidance.measurements import Measurement, NonlinearMeasurement, linearized
-from sciflow.guidance.posterior import measured_path
+from sciflow.guidance.measured.conjugate_gradients import conjugate_gradients
+from sciflow.guidance.measured.measurements import Measurement, NonlinearMeasurement, linearized
+from sciflow.guidance.measured.posterior import measured_path
 from sciflow.paths import CategoricalPath
 from sciflow.samplers.hooks import Step
 from sciflow.spaces import Space

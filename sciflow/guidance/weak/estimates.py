@@ -1,6 +1,6 @@
 r"""Weak models made from a model by telling it less, or something wrong.
 
-Each is a denoiser of its own, for :class:`~sciflow.guidance.away.MoveAway`:
+Each is a denoiser of its own, for :class:`~sciflow.guidance.weak.away.MoveAway`:
 
 * :class:`Unasked`: conditions not asked for (classifier-free guidance; with another, unconditional
   model no wrapper is needed);
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.oracle_guidance import SAMPLE
+from sciflow.guidance.oracles.oracle_guidance import SAMPLE
 from sciflow.random import Draws
 from sciflow.state import State, Times
 

@@ -1,0 +1,1 @@
+"""Known parts, references and starts: changing what there is."""

@@ -1,0 +1,1 @@
+"""Up the gradient of a log-density, of clean or of noisy samples."""

@@ -1,0 +1,1 @@
+"""Given a measurement y = H(x) + noise, or a constraint."""

@@ -1,0 +1,1 @@
+"""Weighted particles: several trajectories a sample, exchanged as they go."""
