@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sciflow.guidance.away import MoveAway
+from sciflow.guidance.weak.away import MoveAway
 from sciflow.paths import GaussianPath
 from sciflow.random import Draws
 from sciflow.samplers import Sampler

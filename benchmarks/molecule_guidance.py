@@ -35,7 +35,7 @@ from domains.molecules.datasets import qm9_gfn2
 from domains.molecules.evaluators import table
 from domains.molecules.table import split
 from sciflow.data import shared_data
-from sciflow.guidance.weak import Unasked
+from sciflow.guidance.weak.estimates import Unasked
 
 Way = tuple[Callable[[sciflow.Model], sciflow.Model], dict[str, Any]]
 
