@@ -19,7 +19,7 @@ from sciflow.paths import CategoricalPath, Path
 from sciflow.schedules import Schedule
 from sciflow.state import Context, State, Times, field_times
 
-__all__ = ["Denoiser", "Network", "NetworkDenoiser", "Prediction"]
+__all__ = ["Denoiser", "Network", "NetworkDenoiser", "Prediction", "network_inputs"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,23 @@ class Network(nn.Module, ABC):
         """
 
 
+def network_inputs(
+    paths: Mapping[str, Path], state: State, times: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], torch.dtype]:
+    """What a network sees of noisy fields: (inputs, levels, the type of continuous fields).
+
+    Args:
+        paths: one a field.
+        state: the fields.
+        times: of each field, ``[B]`` or one an element.
+    """
+    floating = [x.dtype for x in state.values() if x.is_floating_point()]
+    dtype = floating[0] if floating else torch.get_default_dtype()
+    inputs = {name: path.network_input(state[name], times[name]) for name, path in paths.items()}
+    levels = {name: path.level(times[name]).to(dtype) for name, path in paths.items()}
+    return inputs, levels, dtype
+
+
 class NetworkDenoiser(Denoiser):
     """A network preconditioned by the path of each field.
 
@@ -120,13 +137,7 @@ class NetworkDenoiser(Denoiser):
         self, state: State, t: Times | float, previous: Prediction | None = None
     ) -> Prediction:
         times = field_times(t, state)
-        floating = [x.dtype for x in state.values() if x.is_floating_point()]
-        dtype = floating[0] if floating else torch.get_default_dtype()
-        inputs, levels = {}, {}
-        for name, path in self.paths.items():
-            x = state[name]
-            inputs[name] = path.network_input(x, times[name])
-            levels[name] = path.level(times[name]).to(dtype)
+        inputs, levels, dtype = network_inputs(self.paths, state, times)
         feedback = None
         if self.self_conditioning and previous is not None:
             feedback = {

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sciflow.denoisers import Denoiser
     from sciflow.model import Model
 
-__all__ = ["GUIDES", "Guide", "find_guide", "parse_guide"]
+__all__ = ["GUIDES", "Guide", "as_setting", "find_guide", "parse_guide"]
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Guide:
     Attributes:
         summary: one line.
         settings: ``{name: default}``; a value given must be of the default's type.
-        wrap: the guided denoiser of (model, denoiser, settings).
+        wrap: the guided denoiser of (model, settings, denoiser).
     """
 
     summary: str
     settings: Mapping[str, Any]
-    wrap: Callable[[Model, Denoiser, dict[str, Any]], Denoiser]
+    wrap: Callable[[Model, dict[str, Any], Denoiser], Denoiser]
 
     def complete(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """All settings, the given ones and the others' defaults.
@@ -46,12 +46,14 @@ class Guide:
                 f"{', '.join(self.settings) or 'none'}"
             )
         return {
-            key: _as(type(default), f"guide {name}, {key}", given[key]) if key in given else default
+            key: as_setting(type(default), f"guide {name}, {key}", given[key])
+            if key in given
+            else default
             for key, default in self.settings.items()
         }
 
 
-def _classifier(model: Model, denoiser: Denoiser, settings: dict[str, Any]) -> Denoiser:
+def _classifier(model: Model, settings: dict[str, Any], denoiser: Denoiser) -> Denoiser:
     from sciflow.guidance import ClassifierGuidance
 
     predictor = model.predictor(settings["predictor"] or None)
@@ -61,7 +63,7 @@ def _classifier(model: Model, denoiser: Denoiser, settings: dict[str, Any]) -> D
     )  # fmt: skip
 
 
-def _training_free(model: Model, denoiser: Denoiser, settings: dict[str, Any]) -> Denoiser:
+def _training_free(model: Model, settings: dict[str, Any], denoiser: Denoiser) -> Denoiser:
     from sciflow.guidance.energy.training_free import TrainingFree
     from sciflow.paths import CategoricalPath
 
@@ -132,7 +134,12 @@ def parse_guide(text: str) -> tuple[str, dict[str, str]]:
     return name.strip(), settings
 
 
-def _as(kind: type, what: str, value: Any) -> Any:
+def as_setting(kind: type, what: str, value: Any) -> Any:
+    """A setting of the given type from text or a number.
+
+    Raises:
+        InputError: it cannot be one; the message begins with ``what``.
+    """
     if kind is bool and isinstance(value, str):
         words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
         if value.lower() not in words:

@@ -26,11 +26,11 @@ from sciflow.denoisers import Denoiser, NetworkDenoiser
 from sciflow.domain import Domain, Progress, get_domain
 from sciflow.errors import CheckpointError, InputError
 from sciflow.guidance import ClassifierFree, OracleReport, numbered
-from sciflow.guides import Guide, find_guide
+from sciflow.guides import find_guide
 from sciflow.predictors import PropertyPredictor, load_predictor
 from sciflow.random import Draws
 from sciflow.samplers import Sampler
-from sciflow.schedules import schedule_from_config
+from sciflow.schedules import Schedule, schedule_from_config
 from sciflow.state import Context, State
 from sciflow.targets import Target, as_targets
 
@@ -309,7 +309,7 @@ class Model:
         else:
             found = find_guide(guide, self.domain.guides())
             chosen = found.complete(guide, settings)
-            wrap = partial(_wrapped, found, self, chosen)
+            wrap = partial(found.wrap, self, chosen)
             label = f"{guide}:" + ",".join(f"{k}={v}" for k, v in chosen.items() if v != "")
         guided = Model(self.domain, self.denoiser, self.config, self.reference, self.card,
                        self.name, self.digest)  # fmt: skip
@@ -326,9 +326,7 @@ class Model:
             InputError: there is none.
         """
         predictor = load_predictor(name or self.name or self.domain.default_model)
-        schedules = {k: schedule_from_config(v)
-                     for k, v in self.config.get("schedules", {}).items()}  # fmt: skip
-        return predictor.reschedule(schedules).eval()
+        return predictor.reschedule(_schedules(self.config)).eval()
 
     def _judge(
         self, best_of: int, targets: Mapping[str, Target]
@@ -381,9 +379,9 @@ class Model:
                 f"{wrong[0]}); the model was saved by an incompatible version"
             )
         denoiser.network.load_state_dict(weights)
-        schedules = {k: schedule_from_config(v) for k, v in config.get("schedules", {}).items()}
-        return cls(domain, denoiser.reschedule(schedules), config, checkpoint.part("reference"),
-                   checkpoint.card, name or str(folder), checkpoint.digest)  # fmt: skip
+        denoiser = denoiser.reschedule(_schedules(config))
+        return cls(domain, denoiser, config, checkpoint.part("reference"), checkpoint.card,
+                   name or str(folder), checkpoint.digest)  # fmt: skip
 
     def _guidance(self, targets: Mapping[str, Target]) -> float:
         """The model's own weight: one for all properties, or the mean of those of the targets."""
@@ -401,16 +399,17 @@ class Model:
         return dict(given)
 
 
+def _schedules(config: Mapping[str, Any]) -> dict[str, Schedule]:
+    """Schedules of fields at sampling that differ from those of training."""
+    return {k: schedule_from_config(v) for k, v in config.get("schedules", {}).items()}
+
+
 def _cost(guide: Denoiser) -> dict[str, int]:
     """What a guide called in all its runs, beside the calls of the denoiser that is sampled."""
     report = getattr(guide, "report", None)
     if not isinstance(report, OracleReport):
         return {}
     return {"oracle_calls": int(report.calls.sum()), "oracle_failed": int(report.failures.sum())}
-
-
-def _wrapped(guide: Guide, model: Model, settings: dict[str, Any], denoiser: Denoiser) -> Denoiser:
-    return guide.wrap(model, denoiser, settings)
 
 
 def _part(context: Context, rows: Tensor) -> Context:

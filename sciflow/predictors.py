@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sciflow.bundled import bundled_predictors
 from sciflow.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from sciflow.denoisers import Network
+from sciflow.denoisers import Network, network_inputs
 from sciflow.domain import get_domain
 from sciflow.errors import CheckpointError, InputError
 from sciflow.paths import CategoricalPath, Path
@@ -80,12 +80,7 @@ class PropertyPredictor(nn.Module):
 
     def standardised(self, state: State, t: Times | float) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and log-variance in units of the statistics, each ``[B]``."""
-        times = field_times(t, state)
-        dtype = next((x.dtype for x in state.values() if x.is_floating_point()), None)
-        inputs, levels = {}, {}
-        for name, path in self.paths.items():
-            inputs[name] = path.network_input(state[name], times[name])
-            levels[name] = path.level(times[name]).to(dtype or torch.get_default_dtype())
+        inputs, levels, _ = network_inputs(self.paths, state, field_times(t, state))
         outputs = self.network(inputs, levels, state.context, None)
         return {
             name: (y[:, 0], y[:, 1].clamp(*_LOG_VARIANCE)) for name, y in outputs.items()

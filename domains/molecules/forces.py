@@ -126,7 +126,7 @@ def force_guidance(
     return wrap
 
 
-def _guide(model: Model, denoiser: Denoiser, settings: dict[str, Any]) -> Denoiser:
+def _guide(model: Model, settings: dict[str, Any], denoiser: Denoiser) -> Denoiser:
     return force_guidance(
         model.config, settings["strength"], interval=(settings["first"], settings["last"]),
         every=settings["every"], iterations=settings["iterations"], cap=settings["cap"],

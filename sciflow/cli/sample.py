@@ -170,6 +170,7 @@ def _sampler(
     """Settings of the sampler that were given, each of the type of its default."""
     from dataclasses import fields
 
+    from sciflow.guides import as_setting
     from sciflow.samplers import Sampler
 
     defaults = {f.name: f.default for f in fields(Sampler)}
@@ -182,18 +183,6 @@ def _sampler(
         if name not in defaults:
             raise InputError(f"unknown sampler setting {name!r}; known: {', '.join(defaults)}")
         # The one setting without a number by default is a bound.
-        given[name] = _typed(name, value, float if defaults[name] is None else type(defaults[name]))
+        kind = float if defaults[name] is None else type(defaults[name])
+        given[name] = as_setting(kind, f"sampler setting {name}", value)
     return given
-
-
-def _typed(name: str, text: str, kind: type) -> Any:
-    if kind is bool:
-        values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-        if text.lower() not in values:
-            raise InputError(f"sampler setting {name}: write true or false, not {text!r}")
-        return values[text.lower()]
-    try:
-        return kind(text)
-    except ValueError:
-        what = "a whole number" if kind is int else "a number"
-        raise InputError(f"sampler setting {name}: write {what}, not {text!r}") from None

@@ -89,12 +89,14 @@ def train(domain: str, source: str, preset: str | None, origin: str | None,
     corruption = adapter.objective(config)
     objective: DenoisingObjective | PropertyObjective = corruption
     if predict_for is None:
-        trainee = adapter.denoiser(config)
+        trainee, network = adapter.denoiser(config), preset
         if begin is not None:
             trainee.load_state_dict(begin.denoiser.state_dict())
+            network = f"that of {origin}, started from its weights"
     else:
         config = adapter.predictor_config(config)
         trainee, objective = adapter.predictor(config), PropertyObjective(corruption)
+        network = f"the predictor's, for {predict_for}"
     result = fit(
         trainee, objective, data, out,
         steps=steps, batch_size=batch_size, seed=seed, lr=lr, precision=precision,  # type: ignore[arg-type]
@@ -106,9 +108,8 @@ def train(domain: str, source: str, preset: str | None, origin: str | None,
         return
     training = {
         "data": source, "samples": len(data), "held_out_for_validation": len(validation),
-        "preset": preset if origin is None else f"that of {origin}, started from its weights",
-        **({} if predict_for is None else {"preset": f"the predictor's, for {predict_for}"}),
-        "steps": result.step, "steps_planned": steps, "batch_size": batch_size,
+        "preset": network, "steps": result.step, "steps_planned": steps,
+        "batch_size": batch_size,
         "lr": lr, "seed": seed, "precision": precision,
         "last_log_row": {name: float(value) for name, value in result.row.items()},
     }  # fmt: skip

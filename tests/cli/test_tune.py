@@ -24,7 +24,7 @@ from sciflow.model import Model, Samples
 SETTINGS: dict[str, Any] = {"scale": 1.0, "slope": 0.0, "loud": False}
 
 
-def wrap(model: Model, denoiser: Denoiser, settings: dict[str, Any]) -> Denoiser:
+def wrap(model: Model, settings: dict[str, Any], denoiser: Denoiser) -> Denoiser:
     return EpsilonScaling(denoiser, settings["scale"], settings["slope"])
 
 

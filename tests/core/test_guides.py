@@ -13,7 +13,7 @@ DEFAULTS: dict[str, Any] = {"weight": 1.0, "every": 2, "soft": True, "file": ""}
 
 
 def guide() -> Guide:
-    return Guide("a test", DEFAULTS, lambda model, denoiser, settings: denoiser)
+    return Guide("a test", DEFAULTS, lambda model, settings, denoiser: denoiser)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
+from sciflow.guidance.acting import check_weight
 from sciflow.paths import CategoricalPath, GaussianPath, Path
 from sciflow.random import Draws
 from sciflow.spaces import ZeroCoM
@@ -193,8 +194,7 @@ class Reconstruction(Replacement):
     def __init__(self, denoiser: Denoiser, known: Known, weight: float = 1.0,
                  noise: KnownNoise = "trajectory", draws: Draws | None = None):  # fmt: skip
         super().__init__(denoiser, known, noise, draws)
-        if not 0 <= weight < float("inf"):
-            raise InputError(f"guidance weight must be 0 (off) or more, not {weight}")
+        check_weight(weight)
         self.weight = weight
 
     def forward(

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
+from sciflow.guidance.acting import acts_at, check_interval
 from sciflow.paths import GaussianPath
 from sciflow.state import State, Times
 
@@ -137,8 +138,7 @@ class LowPassReference(Denoiser):
             raise InputError(f"no low pass for {missing[0]!r}; give one a field, or one for all")
         if not 0 <= weight <= 1:
             raise InputError(f"the weight of a reference lies in 0 (off) to 1, not {weight}")
-        if not 0 <= interval[0] <= interval[1] <= 1:
-            raise InputError(f"guidance acts between times 0 <= first <= last <= 1, not {interval}")
+        check_interval(interval)
         self.denoiser, self.paths = denoiser, denoiser.paths
         self.reference, self.filters = dict(reference), dict(filters)
         self.weight, self.interval = weight, interval
@@ -148,8 +148,7 @@ class LowPassReference(Denoiser):
     ) -> Prediction:
         """The model's estimate with the reference's low frequencies."""
         prediction = self.denoiser(state, t, previous)
-        outside = isinstance(t, float) and not self.interval[0] <= t <= self.interval[1]
-        if self.weight == 0 or outside:
+        if self.weight == 0 or not acts_at(t, self.interval):
             return prediction
         clean = dict(prediction.clean)
         for name, y in self.reference.items():

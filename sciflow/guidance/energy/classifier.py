@@ -19,7 +19,6 @@ ought to vanish there, does not.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -28,7 +27,8 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.energy.training_free import bayes_gain
+from sciflow.guidance.acting import acts_at, check_interval, check_weight
+from sciflow.guidance.energy.strengths import bayes_gain
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.predictors import PropertyPredictor
 from sciflow.state import State, Times, field_times
@@ -66,10 +66,8 @@ class ClassifierGuidance(Denoiser):
         super().__init__()
         tokens = weight if tokens is None else tokens
         for w in (weight, tokens):
-            if not 0 <= w < math.inf:
-                raise InputError(f"guidance weight must be 0 (off) or more, not {w}")
-        if not 0 <= interval[0] <= interval[1] <= 1:
-            raise InputError(f"guidance acts between times 0 <= first <= last <= 1, not {interval}")
+            check_weight(w)
+        check_interval(interval)
         if not largest > 0:
             raise InputError(f"the largest change must be above 0, not {largest}")
         self.denoiser, self.predictor = denoiser, predictor
@@ -81,8 +79,7 @@ class ClassifierGuidance(Denoiser):
         self, state: State, t: Times | float, previous: Prediction | None = None
     ) -> Prediction:
         prediction = self.denoiser(state, t, previous)
-        outside = isinstance(t, float) and not self.interval[0] <= t <= self.interval[1]
-        if self.weight == self.tokens == 0 or outside:
+        if self.weight == self.tokens == 0 or not acts_at(t, self.interval):
             return prediction
         gradient = self._gradient(state, t)
         times, clean = field_times(t, state), dict(prediction.clean)

@@ -37,6 +37,7 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
+from sciflow.guidance.acting import check_interval
 from sciflow.guidance.energy.smoothed_energy import (
     SmoothedEnergy,
     differentiated,
@@ -121,8 +122,7 @@ class TrainingFree(Denoiser):
         for name, x in (("clip", clip), ("noise_limit", noise_limit)):
             if x is not None and not x > 0:
                 raise InputError(f"{name} must be above 0, or None for no limit, not {x}")
-        if not 0 <= interval[0] <= interval[1] <= 1:
-            raise InputError(f"guidance acts between times 0 <= first <= last <= 1, not {interval}")
+        check_interval(interval)
         if tokens not in get_args(TokenGuidance):
             raise InputError(
                 f"unknown tokens {tokens!r}; known: {', '.join(get_args(TokenGuidance))}"

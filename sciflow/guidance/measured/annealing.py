@@ -33,6 +33,7 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
+from sciflow.guidance.acting import check_weight
 from sciflow.guidance.measured.conjugate_gradients import conjugate_gradients
 from sciflow.guidance.measured.measurements import Measurement, NonlinearMeasurement, linearized
 from sciflow.guidance.measured.posterior import isotropic_variance, measured_path
@@ -87,8 +88,7 @@ class DecoupledAnnealing(Denoiser):
             raise InputError(f"rate must lie above 0 and below 2, where steps blow up, not {rate}")
         if not temperature >= 0:
             raise InputError(f"temperature must be 0 (no noise) or more, not {temperature}")
-        if not 0 <= weight < math.inf:
-            raise InputError(f"guidance weight must be 0 (off) or more, not {weight}")
+        check_weight(weight)
         self.denoiser, self.paths, self.field = denoiser, denoiser.paths, field
         self.y, self.measurement, self.draws = y, measurement, draws
         self.langevin, self.rate, self.temperature = langevin, rate, temperature

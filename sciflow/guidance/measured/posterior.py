@@ -39,7 +39,6 @@ second call: it is within (σ a/s)² of where it ends, the covariance of the dat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
@@ -48,6 +47,8 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
+from sciflow.guidance.acting import acts_at, check_interval, check_weight, gaussian_path
+from sciflow.guidance.energy.strengths import time_of_noise
 from sciflow.guidance.measured.conjugate_gradients import conjugate_gradients
 from sciflow.guidance.measured.measurements import Measurement, NonlinearMeasurement, linearized
 from sciflow.paths import GaussianPath
@@ -105,8 +106,7 @@ class Posterior(Denoiser):
                 f"unknown posterior method {method!r}; known: "
                 + ", ".join(get_args(PosteriorMethod))
             )
-        if not 0 <= weight < math.inf:
-            raise InputError(f"guidance weight must be 0 (off) or more, not {weight}")
+        check_weight(weight)
         if iterations < 1:
             raise InputError(f"iterations must be at least 1, not {iterations}")
         if not noise_limit > 0:
@@ -118,8 +118,7 @@ class Posterior(Denoiser):
                 f"method {method!r} is a gradient of the network; through='estimate' is for "
                 "dps-scaled and pigdm"
             )
-        if not 0 <= interval[0] <= interval[1] <= 1:
-            raise InputError(f"guidance acts between times 0 <= first <= last <= 1, not {interval}")
+        check_interval(interval)
         if diagonal not in ("rows", "exact"):
             raise InputError(f"diagonal is 'rows' or 'exact', not {diagonal!r}")
         if steps < 1:
@@ -131,8 +130,7 @@ class Posterior(Denoiser):
         self.gaussian = {f: p for f, p in self.paths.items() if isinstance(p, GaussianPath)}
         # "dps" is a step of fixed length: nothing is divided by a.
         self.latest = {} if method == "dps" or through == "estimate" else {
-            f: float(p.schedule.invert(
-                lambda a, s: s / a, torch.tensor(noise_limit * p.data_std, dtype=torch.float64)))
+            f: time_of_noise(p, noise_limit)
             for f, p in self.gaussian.items()
         }  # fmt: skip
         self.calls = self.products = 0
@@ -145,8 +143,7 @@ class Posterior(Denoiser):
             raise InputError(
                 f"{len(self.y)} measurements for a batch of {state.batch_size}: give one a sample"
             )
-        outside = isinstance(t, float) and not self.interval[0] <= t <= self.interval[1]
-        if self.weight == 0 or outside:
+        if self.weight == 0 or not acts_at(t, self.interval):
             self.calls += 1
             return self.denoiser(state, t, previous)
         differentiable = torch.is_grad_enabled()
@@ -273,13 +270,7 @@ def measured_path(denoiser: Denoiser, field: str, y: Tensor) -> GaussianPath:
     Raises:
         InputError: it is not a Gaussian field of the model, or y is not finite.
     """
-    path = denoiser.paths.get(field)
-    if not isinstance(path, GaussianPath):
-        gaussian = [f for f, p in denoiser.paths.items() if isinstance(p, GaussianPath)]
-        raise InputError(
-            f"a measurement is of a Gaussian field, not {field!r}; this model has: "
-            + (", ".join(gaussian) or "none")
-        )
+    path = gaussian_path(denoiser, field, "a measurement is of")
     if not bool(y.isfinite().all()):
         raise InputError("measured values must be finite; write 0 where nothing was seen")
     return path

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
+from sciflow.guidance.acting import acts_at, check_interval
 from sciflow.guidance.measured.conjugate_gradients import conjugate_gradients
 from sciflow.guidance.measured.measurements import Measurement, NonlinearMeasurement, linearized
 from sciflow.guidance.measured.posterior import measured_path
@@ -99,8 +100,7 @@ class Projected(Denoiser):
         super().__init__()
         if not 0 <= weight <= 1:
             raise InputError(f"an estimate is moved by a share from 0 to 1, not {weight}")
-        if not 0 <= interval[0] <= interval[1] <= 1:
-            raise InputError(f"guidance acts between times 0 <= first <= last <= 1, not {interval}")
+        check_interval(interval)
         self.denoiser, self.paths = denoiser, denoiser.paths
         self.projection, self.weight, self.interval = projection, weight, interval
 
@@ -123,8 +123,7 @@ class Projected(Denoiser):
     ) -> Prediction:
         """The projected estimate."""
         prediction = self.denoiser(state, t, previous)
-        outside = isinstance(t, float) and not self.interval[0] <= t <= self.interval[1]
-        if self.weight == 0 or outside:
+        if self.weight == 0 or not acts_at(t, self.interval):
             return prediction
         tokens = {f for f, p in self.paths.items() if isinstance(p, CategoricalPath)}
         clean = State({f: x.softmax(-1) if f in tokens else x

@@ -25,9 +25,10 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
+from sciflow.guidance.acting import check_interval, gaussian_path
 from sciflow.guidance.oracles.black_box import Ledger, Oracle, OracleReport
 from sciflow.guidance.oracles.zeroth_order import Ascent
-from sciflow.paths import CategoricalPath, GaussianPath
+from sciflow.paths import CategoricalPath
 from sciflow.random import Draws
 from sciflow.state import Context, State, Times, field_times
 
@@ -83,13 +84,7 @@ class OracleGuidance(Denoiser):
         seed: int = 0,
     ):
         super().__init__()
-        path = denoiser.paths.get(field)
-        if not isinstance(path, GaussianPath):
-            gaussian = [f for f, p in denoiser.paths.items() if isinstance(p, GaussianPath)]
-            raise InputError(
-                f"an oracle moves a Gaussian field, not {field!r}; this model has: "
-                + (", ".join(gaussian) or "none")
-            )
+        path = gaussian_path(denoiser, field, "an oracle moves")
         if not strength >= 0:
             raise InputError(f"guidance strength must be 0 (off) or more, not {strength}")
         if form not in ("step", "posterior"):
@@ -98,8 +93,7 @@ class OracleGuidance(Denoiser):
             raise InputError(
                 "a preconditioner is for form='step'; 'posterior' has s²/a in its place"
             )
-        if not 0 <= interval[0] <= interval[1] <= 1:
-            raise InputError(f"guidance acts between times 0 <= first <= last <= 1, not {interval}")
+        check_interval(interval)
         if every < 1 or iterations < 1 or not cap > 0 or (budget is not None and budget < 0):
             raise InputError(
                 "every and iterations must be at least 1, cap above 0 and budget 0 or more, not "

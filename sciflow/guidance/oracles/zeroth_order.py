@@ -80,13 +80,8 @@ class Ascent(Protocol):
 
 
 @dataclass(frozen=True)
-class TwoPoint:
-    """Symmetric differences of a value along random directions.
-
-    Attributes:
-        directions: q; 1 + 2q calls.
-        step: c, in physical units.
-    """
+class _RandomDirections:
+    """Differences along q random directions, and the centre: 1 + 2q calls."""
 
     directions: int = 4
     step: float = 1e-3
@@ -98,6 +93,16 @@ class TwoPoint:
     @property
     def cost(self) -> int:
         return 1 + 2 * self.directions
+
+
+@dataclass(frozen=True)
+class TwoPoint(_RandomDirections):
+    """Symmetric differences of a value along random directions.
+
+    Attributes:
+        directions: q; 1 + 2q calls.
+        step: c, in physical units.
+    """
 
     def __call__(self, oracle: Oracle, clean: State, field: str, space: Space,
                  draws: Draws | None = None, call: int = 0) -> Estimate:  # fmt: skip
@@ -108,7 +113,7 @@ class TwoPoint:
 
 
 @dataclass(frozen=True)
-class LeastSquares:
+class LeastSquares(_RandomDirections):
     """Differences of a vector along random directions, to bring it near a target.
 
     Attributes:
@@ -118,18 +123,8 @@ class LeastSquares:
         target: name of the entry of ``context.extras`` shaped as the vector; zero if ``None``.
     """
 
-    directions: int = 4
-    step: float = 1e-3
     per_element: bool = True
     target: str | None = None
-    random = True
-
-    def __post_init__(self) -> None:
-        _check(self.directions, self.step)
-
-    @property
-    def cost(self) -> int:
-        return 1 + 2 * self.directions
 
     def __call__(self, oracle: Oracle, clean: State, field: str, space: Space,
                  draws: Draws | None = None, call: int = 0) -> Estimate:  # fmt: skip

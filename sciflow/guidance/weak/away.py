@@ -40,6 +40,7 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
+from sciflow.guidance.acting import check_interval, check_weight
 from sciflow.guidance.weak.rules import Rule, Seen
 from sciflow.paths import GaussianPath, Path
 from sciflow.state import State, Times, field_times
@@ -103,8 +104,8 @@ class MoveAway(Denoiser):
         if not several or len(weights) != len(several):
             raise InputError(f"{len(weights)} weights for {len(several)} weak models: one each")
         for w in weights:
-            if not callable(w) and not 0 <= w < math.inf:
-                raise InputError(f"guidance weight must be 0 (off) or more, not {w}")
+            if not callable(w):
+                check_weight(w)
         for other in several:
             _check_paths(self.paths, other.paths)
         self.weights = weights
@@ -112,8 +113,7 @@ class MoveAway(Denoiser):
             if interval != (0.0, 1.0):
                 raise InputError("give interval or logsnr, not both")
             interval = logsnr_interval(self.paths, *logsnr)
-        if not 0 <= interval[0] <= interval[1] <= 1:
-            raise InputError(f"guidance acts between times 0 <= first <= last <= 1, not {interval}")
+        check_interval(interval)
         # The model and its weak self share parameters; those of another model are part of this one.
         self.weak = torch.nn.ModuleList(several)
         self.interval, self.rule, self.calls = interval, rule, 0
