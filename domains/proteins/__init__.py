@@ -1,0 +1,1 @@
+"""Proteins: chains, files, data sets, motifs, evaluators and the adapter to the core."""
