@@ -18,7 +18,7 @@ help:
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[dev,molecules]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,molecules,proteins]"
 	@touch $@
 
 # Exit code 1 says that some samples were dropped, which the report counts; it is no failure here.
