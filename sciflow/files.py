@@ -1,14 +1,70 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent; what every reader of text checks first."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_atomically", "write_json"]
+from sciflow.errors import InputError
+
+__all__ = ["read_text", "write_atomically", "write_json"]
+
+
+def read_text(path: str | Path, what: str = "data of this field") -> str:
+    """The text of a file, decompressed if its name ends in ``.gz``.
+
+    UTF-8, else Latin-1 (an old spreadsheet's export), so that one odd byte costs one record.
+
+    Args:
+        path: the file.
+        what: it should hold, for the message about a web page.
+
+    Raises:
+        InputError: missing, a folder, unreadable, empty, broken gzip, binary, or an HTML page.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError("this is a folder; give a file", path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError("no such file", path) from None
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", path) from error
+    if path.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"not a whole gzip file ({error})", path) from error
+    if not data.strip():
+        raise InputError("the file is empty", path)
+    if data[:2] == b"\x1f\x8b":
+        raise InputError("gzip data; its name must end in .gz", path)
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError("UTF-16 text; save it as UTF-8", path)
+    # A stray NUL spoils one record; many are not text at all.
+    if data.count(b"\0") > 8 + len(data) // 100:
+        raise InputError("binary data, not text", path)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+        controls = sum(ord(c) < 32 and c not in "\t\n\r\f\v" for c in text[:4096])
+        if controls > len(text[:4096]) // 20:
+            raise InputError("binary data, not text", path) from None
+    start = text[:512].lstrip().lower()
+    if start.startswith(("<!doctype html", "<html", "<?xml")):
+        raise InputError(
+            f"a web page or XML, not {what} (first line {start.splitlines()[0][:60]!r}); "
+            "a failed download?",
+            path,
+        )
+    return text
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> Path:
