@@ -1,0 +1,121 @@
+"""mmCIF files: the table ``_atom_site``, tokenised by Biopython.
+
+Author's names of chains and residues are used, as in PDB files; ``label_seq_id`` tells what belongs
+to a polymer. Rows are numbered from 1 where PDB files have lines.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+from Bio.PDB.MMCIF2Dict import MMCIF2Dict
+
+from domains.proteins.atoms import Atom
+from domains.proteins.pdb import BrokenLine
+from sciflow.errors import InputError
+
+__all__ = ["read_atoms"]
+
+_NEEDED = (
+    "group_PDB",
+    "label_atom_id",
+    "label_comp_id",
+    "label_asym_id",
+    "label_seq_id",
+    "Cartn_x",
+    "Cartn_y",
+    "Cartn_z",
+)
+_UNKNOWN = (".", "?", "")
+
+
+def read_atoms(text: str, path: Path) -> tuple[list[Atom], list[BrokenLine]]:
+    """Every atom of an mmCIF file, and the rows that could not be read.
+
+    Raises:
+        InputError: not CIF, no table of atoms, or one whose columns are missing or cut off.
+    """
+    try:
+        data = MMCIF2Dict(io.StringIO(text))
+    # The tokeniser raises whatever it stumbles over: ValueError, IndexError, StopIteration, ...
+    except Exception as error:
+        raise InputError(
+            f"not a whole mmCIF file ({type(error).__name__}: {error})", path
+        ) from None
+    table = {
+        key.removeprefix("_atom_site."): value if isinstance(value, list) else [value]
+        for key, value in data.items()
+        if key.startswith("_atom_site.")
+    }
+    if not table:
+        raise InputError("no table of atoms (_atom_site): not an mmCIF file of a structure", path)
+    missing = [key for key in _NEEDED if key not in table]
+    if missing:
+        raise InputError(f"the table of atoms has no column {', '.join(missing)}", path)
+    sizes = {key: len(value) for key, value in table.items()}
+    if len(set(sizes.values())) > 1:
+        raise InputError(
+            f"the table of atoms is cut off: columns of {min(sizes.values())} to "
+            f"{max(sizes.values())} rows",
+            path,
+        )
+    atoms: list[Atom] = []
+    broken: list[BrokenLine] = []
+    models: dict[str, int] = {}
+    for row in range(len(table["Cartn_x"])):
+        get = {key: value[row] for key, value in table.items()}
+        model = models.setdefault(get.get("pdbx_PDB_model_num", "1"), len(models) + 1)
+        chain = _first(get, "auth_asym_id", "label_asym_id")
+        try:
+            atoms.append(_atom(get, row + 1, model, chain))
+        except ValueError as error:
+            broken.append(BrokenLine(f"atom row {row + 1}: {error}", path, None, (model, chain)))
+    return atoms, broken
+
+
+def _first(get: dict[str, str], *keys: str) -> str:
+    """The first of the columns that is there and known, else empty."""
+    return next((get[k] for k in keys if get.get(k, "") not in _UNKNOWN), "")
+
+
+def _atom(get: dict[str, str], row: int, model: int, chain: str) -> Atom:
+    number = _first(get, "auth_seq_id", "label_seq_id")
+    code = _first(get, "pdbx_PDB_ins_code")
+    try:
+        residue = f"{int(number)}{code}"
+    except ValueError:
+        raise ValueError(f"residue number {number!r} is not a number") from None
+    x, y, z = (_coordinate(get[f"Cartn_{axis}"], axis) for axis in "xyz")
+    return Atom(
+        row,
+        model,
+        chain,
+        residue,
+        _first(get, "auth_comp_id", "label_comp_id").upper(),
+        _first(get, "auth_atom_id", "label_atom_id").upper(),
+        _first(get, "label_alt_id"),
+        _number(get.get("occupancy", ""), 1.0),
+        x,
+        y,
+        z,
+        _number(get.get("B_iso_or_equiv", ""), 0.0),
+        get["group_PDB"] == "HETATM",
+        get["label_seq_id"] not in _UNKNOWN,
+    )
+
+
+def _coordinate(text: str, axis: str) -> float:
+    value = _number(text, math.nan)
+    if not math.isfinite(value):
+        raise ValueError(f"coordinate {axis} is {text!r}, not a finite number")
+    return value
+
+
+def _number(text: str, otherwise: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        return otherwise
+    return value if math.isfinite(value) else otherwise
