@@ -236,9 +236,6 @@ def _residue(number: str, atoms: list[Atom], label: str, found: Findings) -> _Re
     return _Residue(number, one or "X", x, b, atoms[0].line, free)
 
 
-)
-
-
 def _bonded(rows: list[_Residue], label: str, found: Findings) -> list[_Residue]:
     """Without residues of no atoms, and without hetero groups that no peptide bond holds."""
     rows = [row for row in rows if row.letter]
