@@ -11,7 +11,8 @@ across a batch, depend on the other samples of it.
 What else can be set has a file of its own: times (:mod:`~sciflow.objectives.curriculum`), weights
 of noise levels (:mod:`~sciflow.objectives.weights`, learned in
 :mod:`~sciflow.objectives.uncertainty`), given elements (:mod:`~sciflow.objectives.given`), contrast
-(:mod:`~sciflow.objectives.contrast`).
+(:mod:`~sciflow.objectives.contrast`), losses of all fields together
+(:mod:`~sciflow.objectives.auxiliary`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from sciflow.denoisers import NetworkDenoiser, Prediction
 from sciflow.errors import InputError
+from sciflow.objectives.auxiliary import Auxiliary
 from sciflow.objectives.contrast import Contrast
 from sciflow.objectives.curriculum import Curriculum, TimeDistribution, stratified
 from sciflow.objectives.given import GivenRule
@@ -65,6 +67,7 @@ class DenoisingObjective:
         uncertainty: learned weights of noise levels, on top, for the fields it names.
         given: rules, by any name, that give elements to the network; together where they overlap.
         contrast: fields trained against targets of other samples.
+        auxiliary: further losses of the clean estimate, by name; ``weights`` holds for them too.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -81,6 +84,7 @@ class DenoisingObjective:
     uncertainty: Uncertainty | None = None
     given: Mapping[str, GivenRule] = field(default_factory=dict)
     contrast: Mapping[str, Contrast] = field(default_factory=dict)
+    auxiliary: Mapping[str, Auxiliary] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.clock is not None and self.beta != 1.0:
@@ -104,8 +108,8 @@ class DenoisingObjective:
         return plain
 
     def names(self, denoiser: NetworkDenoiser) -> Sequence[str]:
-        """What the losses are reported by: the fields."""
-        return list(denoiser.paths)
+        """What the losses are reported by: the fields, and the auxiliary losses."""
+        return [*denoiser.paths, *self.auxiliary]
 
     def settled(self) -> Self:
         """With the last stage of its curriculum for good: what validation measures."""
@@ -193,6 +197,9 @@ class DenoisingObjective:
                 asked = path.space.sum((path.space.expand(t, x0) > 0).expand(x0.shape), context) > 0
                 loss = ((-u).exp() * loss + u) * asked
             parts.append(self.weights.get(name, 1.0) * loss)
+        for name, auxiliary in self.auxiliary.items():
+            losses[name] = auxiliary(State(prediction.clean, context), clean, local)
+            parts.append(self.weights.get(name, 1.0) * losses[name])
         return Losses(torch.stack(parts).sum(0), losses, times[""])
 
     def _penalty(self, name: str, path: Path, clean: Tensor, x0: Tensor, x_t: Tensor, t: Tensor,
@@ -216,6 +223,8 @@ class DenoisingObjective:
                 raise InputError(
                     f"{setting}: there is no field {unknown[0]!r}; fields: {', '.join(paths)}"
                 )
+        if taken := sorted(set(self.auxiliary) & set(paths)):
+            raise InputError(f"auxiliary: {taken[0]!r} is a field; give the loss another name")
         for name in self.contrast:
             if not isinstance(paths[name], GaussianPath):
                 raise InputError(

@@ -1,0 +1,245 @@
+r"""The network of backbones: attention among residues that is biased and fed by their geometry.
+
+    A_ij = softmax_j( q_i·k_j/√c + b(e_ij) ),
+    h_i += W [ Σ_j A_ij v_j ,  Σ_j A_ij e_ij ],        h_i += MLP(h_i)
+
+The pair features e_ij are made once, from what residue i sees of residue j in its own frame: the
+distance of their CA atoms, the direction R_iᵀ(t_j − t_i), the turn R_iᵀR_j, and how far apart they
+are along the chain. All of these are invariant, as are the points of invariant point attention
+(Jumper et al. 2021), whose sum over j the second term takes; what leaves the network as a vector
+is written in the frame of its residue. So it commutes with rotations and translations, and not
+with reflections: a turn tells left from right.
+
+Which frames there are depends on the fields. ``rotations`` of residues are frames; ``positions``
+alone have those of the CA trace (Frenet, as in Genie, Lin & AlQuraishi 2023); torsions alone have
+none while noisy, but the previous estimate of a self-conditioned network is a chain that can be
+rebuilt (:mod:`domains.proteins.rebuild`). Geometry of the noisy fields and of that estimate enters
+side by side: the network sees in space what its own angles add up to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from domains.proteins.frames import Frames, axes, frames_from_trace
+from domains.proteins.rebuild import BEND_MEAN, BEND_STD, rebuild
+from sciflow.denoisers import Network
+from sciflow.networks.embeddings import masked_softmax
+from sciflow.networks.inputs import Modulation, SampleEmbedding
+from sciflow.networks.pairs import length
+from sciflow.state import Context
+
+__all__ = ["BackboneNetwork"]
+
+_FARTHEST_STEP = 32
+"""Residues farther apart along the chain than this count as this far."""
+
+
+class BackboneNetwork(Network):
+    """Denoises any of positions, rotations, torsions and bends of residues, jointly.
+
+    Args:
+        fields: of "positions" ``[B, N, 3]``, "rotations" ``[B, N, 3, 3]``, "torsions" and "bends"
+            ``[B, N, 3]``.
+        conditions: ``{property: (mean, std)}``.
+        scale: ångström per unit of positions.
+        dim: width of residue features; ``pair_dim`` of pair features.
+        depth: number of blocks; ``heads`` of attention.
+        widening: of the two-layer maps.
+        radial: Gaussians on the distance.
+        self_conditioning: reserve inputs for a previous estimate.
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[str],
+        conditions: Mapping[str, Sequence[float]],
+        scale: float,
+        dim: int = 128,
+        pair_dim: int = 16,
+        depth: int = 4,
+        heads: int = 4,
+        widening: int = 2,
+        radial: int = 16,
+        self_conditioning: bool = True,
+    ):
+        super().__init__()
+        self.fields, self.scale = tuple(fields), scale
+        self.depth, self.heads, self.self_conditioning = depth, heads, self_conditioning
+        self.sample = SampleEmbedding(self.fields, conditions, dim)
+        self.residue_in = ResidueInputs(self.fields, dim)
+        self.steps = nn.Embedding(2 * _FARTHEST_STEP + 1, pair_dim)
+        spatial = "positions" in self.fields
+        self.pair_in = PairGeometry(pair_dim, radial) if spatial else None
+        if self_conditioning:
+            self.residue_back = ResidueInputs(self.fields, dim)
+            self.pair_back = PairGeometry(pair_dim, radial)
+        self.pair_mlp = nn.Sequential(
+            nn.SiLU(), nn.Linear(pair_dim, pair_dim), nn.SiLU(), nn.Linear(pair_dim, pair_dim)
+        )
+        self.bias = nn.Linear(pair_dim, depth * heads)
+        self.blocks = nn.ModuleList([Block(dim, pair_dim, heads, widening) for _ in range(depth)])
+        self.norm = nn.LayerNorm(dim)
+        self.out = nn.ModuleDict({f: nn.Linear(dim, 3) for f in self.fields})
+        for linear in self.out.values():
+            nn.init.zeros_(linear.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
+        self.pull = Pull(dim, pair_dim) if spatial else None
+
+    def forward(
+        self,
+        inputs: dict[str, Tensor],
+        levels: dict[str, Tensor],
+        context: Context,
+        previous: dict[str, Tensor] | None,
+    ) -> dict[str, Tensor]:
+        """See :class:`~sciflow.denoisers.Network`."""
+        mask = context.mask
+        c = self.sample(levels, context)
+        h = (c + self.residue_in(inputs)).expand(-1, mask.shape[1], -1)
+        e = self._along(context)
+        frames = self._frames(inputs, mask)
+        if self.pair_in is not None and frames is not None:
+            e = e + self.pair_in(frames)
+        e = e.expand(len(mask), -1, -1, -1)
+        if previous is not None and self.self_conditioning:
+            h = h + self.residue_back(previous)
+            e = e + self.pair_back(self._frames(previous, mask) or self._rebuilt(previous))
+        e = self.pair_mlp(e)
+        bias = self.bias(e).unflatten(-1, (self.depth, self.heads)).permute(3, 0, 4, 1, 2)
+        for block, block_bias in zip(self.blocks, bias.unbind(0), strict=True):
+            h = block(h, c, e, block_bias, mask)
+        h = self.norm(h)
+        outputs = {f: linear(h) for f, linear in self.out.items()}
+        if frames is not None and self.pull is not None:
+            rotation, place = frames
+            moved = (rotation * outputs["positions"][..., None, :]).sum(-1)
+            outputs["positions"] = moved + self.pull(h, e, place, mask)
+        return outputs
+
+    def _along(self, context: Context) -> Tensor:
+        """Pair features of how far apart residues are along the chain, ``[1 or B, N, N, dim]``."""
+        index = context.extras.get("index")
+        if index is None:
+            # Real residues come first, so that one table serves all samples.
+            index = torch.arange(context.mask.shape[1], device=context.mask.device)[None]
+        step = (index[:, None] - index[:, :, None]).clamp(-_FARTHEST_STEP, _FARTHEST_STEP)
+        return self.steps(step.long() + _FARTHEST_STEP)
+
+    def _frames(self, fields: Mapping[str, Tensor], mask: Tensor) -> Frames | None:
+        """Frames of the fields in ångström, where they lie in space."""
+        if "positions" not in self.fields:
+            return None
+        place = fields["positions"] * self.scale
+        if "rotations" in self.fields:
+            return fields["rotations"], place
+        return frames_from_trace(place, mask), place
+
+    def _rebuilt(self, fields: Mapping[str, Tensor]) -> Frames:
+        mean, std = (fields["bends"].new_tensor(x) for x in (BEND_MEAN, BEND_STD))
+        # An early estimate of a bend may be anything; a chain of it must be finite.
+        bends = mean + std * fields["bends"].clamp(-4, 4)
+        n, ca, c, _ = rebuild(fields["torsions"], bends).unbind(-2)
+        return axes(c - ca, n - ca), ca
+
+
+class ResidueInputs(nn.Module):
+    """What a residue knows of itself: its torsions and bends; its place says nothing."""
+
+    def __init__(self, fields: Sequence[str], dim: int):
+        super().__init__()
+        sizes = {"torsions": 12, "bends": 3}
+        self.maps = nn.ModuleDict({f: nn.Linear(k, dim) for f, k in sizes.items() if f in fields})
+
+    def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
+        """Features ``[B, N, dim]``, or 0 where there is nothing to know."""
+        total: Tensor | None = None
+        for name, linear in self.maps.items():
+            x = fields[name]
+            if name == "torsions":
+                x = torch.cat((x.sin(), x.cos(), (2 * x).sin(), (2 * x).cos()), -1)
+            h = linear(x)
+            total = h if total is None else total + h
+        if total is None:
+            return next(iter(fields.values())).new_zeros(())
+        return total
+
+
+class PairGeometry(nn.Module):
+    """What residue i sees of residue j in its own frame, ``[B, N, N, dim]``."""
+
+    centres: Tensor
+
+    def __init__(self, dim: int, radial: int, nearest: float = 2.0, farthest: float = 30.0):
+        super().__init__()
+        # Equal steps of log d: fine where residues touch.
+        self.register_buffer(
+            "centres", torch.linspace(math.log(nearest), math.log(farthest), radial),
+            persistent=False,
+        )  # fmt: skip
+        self.width = math.log(farthest / nearest) / (radial - 1)
+        self.linear = nn.Linear(radial + 3 + 9, dim)
+
+    def forward(self, frames: Frames) -> Tensor:
+        """Of frames in ångström, (``[B, N, 3, 3]``, ``[B, N, 3]``)."""
+        rotation, place = frames
+        apart = place[:, None] - place[:, :, None]
+        d = length(apart)
+        local = torch.einsum("bika,bijk->bija", rotation, apart / (d[..., None] + 1.0))
+        turn = torch.einsum("bika,bjkc->bijac", rotation, rotation)
+        g = torch.exp(-(((d.log()[..., None] - self.centres) / self.width) ** 2))
+        return self.linear(torch.cat((g, local, turn.flatten(-2)), -1))
+
+
+class Block(nn.Module):
+    """Attention that gathers values of residues and of pairs, and a two-layer map."""
+
+    def __init__(self, dim: int, pair_dim: int, heads: int, widening: int):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
+        self.modulation = Modulation(dim, 2)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim + heads * pair_dim, dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, widening * dim), nn.SiLU(), nn.Linear(widening * dim, dim)
+        )
+
+    def forward(self, h: Tensor, c: Tensor, e: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+        """``h [B, N, dim]``, ``c [B, 1 or N, dim]``, ``e [B, N, N, pair_dim]``,
+        ``bias [B, heads, N, N]``."""
+        b, n, dim = h.shape
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(c)
+        qkv = self.qkv(self.norm(h) * scale_a + shift_a)
+        q, k, v = qkv.view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        logits = q @ k.mT / math.sqrt(q.shape[-1]) + bias
+        a = masked_softmax(logits, mask[:, None, None])
+        values = (a @ v).transpose(1, 2).reshape(b, n, dim)
+        pairs = a.transpose(1, 2) @ e
+        h = h + gate_a * self.out(torch.cat((values, pairs.flatten(2)), -1))
+        return h + gate_m * self.mlp(self.norm(h) * scale_m + shift_m)
+
+
+class Pull(nn.Module):
+    """Displacements Σ_j w_ij (t_j − t_i)/(1 + |t_j − t_i|): a part of the output without frames."""
+
+    def __init__(self, dim: int, pair_dim: int, width: int = 32):
+        super().__init__()
+        self.point = nn.Linear(dim, 2 * width)
+        self.pair = nn.Linear(pair_dim, 1)
+        self.width = width
+        nn.init.zeros_(self.pair.weight)
+        nn.init.zeros_(self.pair.bias)
+        nn.init.zeros_(self.point.weight)
+
+    def forward(self, h: Tensor, e: Tensor, place: Tensor, mask: Tensor) -> Tensor:
+        """``[B, N, 3]``."""
+        q, k = self.point(h).chunk(2, -1)
+        w = (q @ k.mT / math.sqrt(self.width) + self.pair(e)[..., 0]) * mask[:, None]
+        apart = place[:, None] - place[:, :, None]
+        apart = apart / (1 + length(apart))[..., None]
+        return torch.einsum("bij,bijk->bik", w, apart) / math.sqrt(16.0)

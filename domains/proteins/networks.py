@@ -1,0 +1,70 @@
+"""From a model's configuration to its denoiser: paths and network of the backbone's fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from domains.proteins.encoding import Encoding
+from domains.proteins.network import BackboneNetwork
+from sciflow.denoisers import NetworkDenoiser
+from sciflow.paths import GaussianPath, GeodesicPath, Path
+from sciflow.schedules import schedule_from_config
+from sciflow.spaces import SO3, Euclidean, Torus, ZeroCoM
+
+__all__ = ["PRESETS", "build_denoiser", "build_paths"]
+
+_LINE = {"kind": "rectified"}
+# The network measures distances in its input: only a schedule that keeps the variance shows given
+# and noisy residues on one scale.
+_ROUND = {"kind": "cosine"}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "angles": {
+        "fields": ["torsions", "bends"],
+        "paths": {
+            "torsions": {"schedule": _LINE, "prediction": "tangent"},
+            "bends": {"schedule": _LINE, "prediction": "edm"},
+        },
+        "network": {"dim": 128, "pair_dim": 16, "depth": 4, "heads": 4},
+        "self_conditioning": True,
+    },
+    "frames": {
+        "fields": ["positions", "rotations"],
+        "paths": {
+            "positions": {"schedule": _ROUND, "prediction": "edm"},
+            "rotations": {"schedule": _LINE, "prediction": "tangent"},
+        },
+        "network": {"dim": 128, "pair_dim": 24, "depth": 4, "heads": 8},
+        "self_conditioning": True,
+    },
+}
+"""Named starting points of a configuration; the domain adds scale and statistics."""
+
+
+def build_paths(config: Mapping[str, Any]) -> dict[str, Path]:
+    """One path a field."""
+    paths: dict[str, Path] = {}
+    for name in config["encoding"]["fields"]:
+        c = config["paths"][name]
+        schedule, prediction = schedule_from_config(c["schedule"]), c["prediction"]
+        match name:
+            case "positions":
+                paths[name] = GaussianPath(ZeroCoM(3, name), schedule, prediction)
+            case "rotations":
+                paths[name] = GeodesicPath(SO3(), schedule, "flow", prediction)
+            case "torsions":
+                paths[name] = GeodesicPath(Torus(3), schedule, "flow", prediction)
+            case "bends":
+                paths[name] = GaussianPath(Euclidean(3), schedule, prediction)
+    return paths
+
+
+def build_denoiser(config: Mapping[str, Any]) -> NetworkDenoiser:
+    """The denoiser that ``config`` describes, with fresh weights."""
+    encoding = Encoding.from_config(config["encoding"])
+    network = BackboneNetwork(
+        encoding.fields, config["conditions"], encoding.scale,
+        self_conditioning=config["self_conditioning"], **config["network"],
+    )  # fmt: skip
+    return NetworkDenoiser(network, build_paths(config), config["self_conditioning"])
