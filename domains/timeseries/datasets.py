@@ -150,7 +150,9 @@ def read_series(name: str, folder: str | Path | None = None) -> list[Series]:
         with np.load(path, allow_pickle=False) as file:
             data = {key: file[key] for key in file.files}
     except FileNotFoundError:
-        raise InputError("no such file; set SCIFLOW_DATA to the folder of shared data", path) from None  # noqa: E501
+        raise InputError(
+            "no such file; set SCIFLOW_DATA to the folder of shared data", path
+        ) from None
     except (zipfile.BadZipFile, ValueError, OSError) as error:
         raise InputError(f"not a prepared data set ({error})", path) from error
     freq, offsets = str(data["freq"]), data["offsets"]
