@@ -146,6 +146,6 @@ def complete_residues(chain: Chain) -> tuple[Chain, list[str]]:
 
     Where one is left out the chain is broken.
     """
-    whole = np.isfinite(chain.backbone).all((1, 2))
+    whole = np.isfinite(chain.backbone.sum((1, 2)))
     lost = [i for i, ok in zip(chain.residue_ids, whole, strict=True) if not ok]
     return (chain.take(whole), lost) if lost else (chain, lost)
