@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from domains.timeseries.baselines.base import Array, Ensemble, filled, uniforms
 from domains.timeseries.series import Series
@@ -84,14 +85,14 @@ class Linear:
         stride = max(1, sum(counts) // self.windows)
         contexts, targets, when = [], [], []
         for values, n in zip(tracks, counts, strict=True):
+            if not n:
+                continue
             full = filled(values)[:, 0]
             first = len(full) - horizon - n + 1
             padded = np.pad(full, (max(self.context - first, 0), 0), mode="edge")
-            view = np.lib.stride_tricks.sliding_window_view(padded, self.context + horizon)[-n:]
-            truth = (
-                np.lib.stride_tricks.sliding_window_view(values[:, 0], horizon)[-n:] if n else []
-            )
-            for i in range((n - 1) % stride if n else 0, n, stride):
+            view = sliding_window_view(padded, self.context + horizon)[-n:]
+            truth = sliding_window_view(values[:, 0], horizon)[-n:]
+            for i in range((n - 1) % stride, n, stride):
                 if np.isfinite(truth[i]).all():
                     contexts.append(view[i, : self.context])
                     targets.append(truth[i])

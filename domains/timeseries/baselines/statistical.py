@@ -59,8 +59,10 @@ class Statistical:
         try:
             from statsforecast import models
         except ImportError as error:
-            raise InputError(f"{self.model} needs statsforecast; install this project with the "
-                             "extra 'timeseries': pip install -e '.[timeseries]'") from error  # fmt: skip
+            raise InputError(
+                f"{self.model} needs statsforecast; install this project with the extra "
+                "'timeseries': pip install -e '.[timeseries]'"
+            ) from error
         model = getattr(models, self.model)(season_length=self.season)
         last = max(self.recent, 2 * self.season)
         result: list[BaseForecast] = []

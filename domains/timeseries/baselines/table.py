@@ -42,8 +42,12 @@ class TableForecaster:
             raise InputError(f"cannot be read as CSV ({error})", self.path) from error
         lacking = [c for c in ("unique_id", "ds") if c not in table.columns]
         if lacking:
-            raise InputError(f"no column {lacking[0]!r}; a base forecast has unique_id, ds and "
-                             "sample_0, sample_1, … or quantiles 0.1, 0.5, …", self.path, 1)  # fmt: skip
+            raise InputError(
+                f"no column {lacking[0]!r}; a base forecast has unique_id, ds and sample_0, "
+                "sample_1, … or quantiles 0.1, 0.5, …",
+                self.path,
+                1,
+            )
         self.quantiles: tuple[float, ...] = ()
         columns = [c for c in table.columns if _SAMPLE.fullmatch(c)]
         if not columns:
@@ -51,8 +55,12 @@ class TableForecaster:
             columns = sorted(found, key=found.__getitem__)
             self.quantiles = tuple(found[c] for c in columns)
         if len(columns) < 1 + bool(self.quantiles):
-            raise InputError("neither sample_0, sample_1, … nor two or more quantiles (0.1, 0.5, "
-                             f"0.9) among its columns {', '.join(table.columns)}", self.path, 1)  # fmt: skip
+            raise InputError(
+                "neither sample_0, sample_1, … nor two or more quantiles (0.1, 0.5, 0.9) among "
+                f"its columns {', '.join(table.columns)}",
+                self.path,
+                1,
+            )
         numbers = table[columns].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
         broken = ~np.isfinite(numbers).all(1)
         if broken.any():
