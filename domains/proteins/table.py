@@ -7,6 +7,7 @@ plain ``.npz`` of numbers and text, read without unpickling.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -216,6 +217,40 @@ class ChainTable:
             np.array([text for chain in chains for text in chain.residue_ids]),
             name,
         )
+
+    @classmethod
+    def concatenate(
+        cls, tables: Sequence[ChainTable], cluster30: ArrayLike | None = None, name: str = ""
+    ) -> ChainTable:
+        """One table after the other.
+
+        Args:
+            tables: at least one.
+            cluster30: of all chains; the tables' own numbers mean nothing beside each other.
+            name: of the new table.
+        """
+        if not tables:
+            raise InputError("no tables to join")
+        offsets = np.cumsum([0, *(n for table in tables for n in table.lengths.tolist())])
+        ids = [table.residue_ids for table in tables]
+        whole = {
+            key: np.concatenate([getattr(table, key) for table in tables])
+            for key in (*_RESIDUE, "names", "chain_ids", "source")
+        }
+        return cls(
+            **whole,
+            offsets=offsets,
+            cluster30=np.arange(len(offsets) - 1) if cluster30 is None else np.asarray(cluster30),
+            residue_ids=None if any(i is None for i in ids) else np.concatenate(ids),  # type: ignore[arg-type]
+            name=name,
+        )
+
+    @property
+    def sequences(self) -> list[str]:
+        """One-letter sequence of each chain."""
+        text = "".join(_LETTERS[self.sequence])
+        edges = self.offsets.tolist()
+        return [text[a:b] for a, b in itertools.pairwise(edges)]
 
     def save(self, path: str | Path) -> Path:
         """Write one ``.npz``; the file appears whole or not at all. Returns its path."""
