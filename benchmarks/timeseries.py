@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -188,7 +188,9 @@ def children_seconds() -> float:
 def scores_of(name: str, task: ForecastTask, run: Run, kept: Path) -> dict[str, float]:
     """Scores of one method, set and seed: those of an earlier run, or new ones that are kept."""
     file = kept / task.name / f"{name}-seed{run.seed}.json"
-    if file.is_file():
+    model = run.work / f"{task.name}-seed{run.seed}" / "model"
+    stale = name == OURS and model.is_dir() and file.is_file() and newest(model) > newest(file)
+    if file.is_file() and not stale:
         return json.loads(file.read_text())
     forecasts, spent = METHODS[name].forecast(task, run)
     histories, truths = ([w[part] for w in task.windows] for part in (0, 1))
@@ -200,6 +202,11 @@ def scores_of(name: str, task: ForecastTask, run: Run, kept: Path) -> dict[str, 
     return scores
 
 
+def newest(path: Path) -> float:
+    """Time of the last change of a file, or in a folder."""
+    return max(p.stat().st_mtime for p in (path, *path.glob("*")))
+
+
 def compare(
     task: ForecastTask, methods: Sequence[str], seeds: int, run: Run, kept: Path
 ) -> dict[str, dict[str, tuple[float, float]]]:
@@ -209,9 +216,7 @@ def compare(
         method = METHODS[name]
         if not method.serves(task):
             continue
-        runs = [
-            Run(run.work, k, run.steps, run.peers) for k in range(seeds if method.chance else 1)
-        ]
+        runs = [replace(run, seed=k) for k in range(seeds if method.chance else 1)]
         try:
             found = [scores_of(name, task, r, kept) for r in runs]
         except (InputError, ImportError) as error:
@@ -235,9 +240,15 @@ def line(name: str, scores: dict[str, tuple[float, float]]) -> str:
     return f"| {name:25}| {'| '.join(cells)}|"
 
 
+def plain(scores: dict[str, tuple[float, float]]) -> dict[str, list[float]]:
+    """Scores as JSON tells them: five digits, without the single quantile losses."""
+    kept = {key: pair for key, pair in scores.items() if not key.startswith("wql")}
+    return {key: [float(f"{v:.5g}") for v in pair] for key, pair in kept.items()}
+
+
 def verdict(table: dict[str, dict[str, dict[str, tuple[float, float]]]]) -> str:
     """On how many sets ours wins what is asked of it."""
-    wins = {"CRPS": [], "MASE": [], "both": [], "coverage": []}  # type: dict[str, list[str]]
+    wins: dict[str, list[str]] = {"CRPS": [], "MASE": [], "both": [], "coverage": []}
     ours = {name: rows for name, rows in table.items() if OURS in rows}
     for name, rows in ours.items():
         mine, rivals = rows[OURS], [rows[r] for r in RIVALS if r in rows]
@@ -246,9 +257,12 @@ def verdict(table: dict[str, dict[str, dict[str, tuple[float, float]]]]) -> str:
         for key, won in (("CRPS", crps), ("MASE", mase), ("both", crps and mase),
                          ("coverage", 0.72 <= mine["coverage_80"][0] <= 0.88)):  # fmt: skip
             wins[key] += [name] if won else []
-    return (f"of {len(ours)} sets: CRPS below seasonal naive and the statistical models on "
-            f"{len(wins['CRPS'])}, MASE below seasonal naive on {len(wins['MASE'])}, both on "
-            f"{len(wins['both'])}; 80 % intervals cover 72-88 % on {len(wins['coverage'])}")  # fmt: skip
+    counts = {key: len(won) for key, won in wins.items()}
+    return (
+        f"of {len(ours)} sets: CRPS below seasonal naive and the statistical models on "
+        f"{counts['CRPS']}, MASE below seasonal naive on {counts['MASE']}, both on "
+        f"{counts['both']}; 80 % intervals cover 72-88 % on {counts['coverage']}"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -293,7 +307,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         run = Run(work, 0, steps, peers)
         table[name] = compare(task, methods, seeds, run, work / "results")
     print(f"\n{verdict(table)}")
-    print(json.dumps(table))
+    told = {name: {m: plain(scores) for m, scores in rows.items()} for name, rows in table.items()}
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":
