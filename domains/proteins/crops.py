@@ -9,6 +9,7 @@ so that a data set is the same in every run.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,7 @@ def cut(
     for i in range(len(table)):
         start, end = int(table.offsets[i]), int(table.offsets[i + 1])
         edges = [start, *(np.flatnonzero(~table.joined[start : end - 1]) + start + 1), end]
-        for a, b in zip(edges[:-1], edges[1:], strict=True):
+        for a, b in itertools.pairwise(edges):
             n = int(b - a)
             if low <= n <= high and (a, b) == (start, end):
                 spans.append((int(a), int(b)))

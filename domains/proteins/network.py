@@ -28,9 +28,10 @@ from torch import Tensor, nn
 from domains.proteins.frames import Frames, axes, frames_from_trace
 from domains.proteins.rebuild import BEND_MEAN, BEND_STD, rebuild
 from sciflow.denoisers import Network
-from sciflow.networks.embeddings import masked_softmax
+from sciflow.networks.embeddings import LevelEmbedding, masked_softmax
 from sciflow.networks.inputs import Modulation, SampleEmbedding
 from sciflow.networks.pairs import length
+from sciflow.paths.base import LEVEL_LIMIT
 from sciflow.state import Context
 
 __all__ = ["BackboneNetwork"]
@@ -47,7 +48,7 @@ class BackboneNetwork(Network):
             ``[B, N, 3]``.
         conditions: ``{property: (mean, std)}``.
         scale: ångström per unit of positions.
-        dim: width of residue features; ``pair_dim`` of pair features.
+        dim: width of residue features; ``pair_dim`` of pair features, 0 for a bias alone.
         depth: number of blocks; ``heads`` of attention.
         widening: of the two-layer maps.
         radial: Gaussians on the distance.
@@ -71,17 +72,22 @@ class BackboneNetwork(Network):
         self.fields, self.scale = tuple(fields), scale
         self.depth, self.heads, self.self_conditioning = depth, heads, self_conditioning
         self.sample = SampleEmbedding(self.fields, conditions, dim)
+        self.level = OwnLevel(len(self.fields), dim)
         self.residue_in = ResidueInputs(self.fields, dim)
-        self.steps = nn.Embedding(2 * _FARTHEST_STEP + 1, pair_dim)
         spatial = "positions" in self.fields
-        self.pair_in = PairGeometry(pair_dim, radial) if spatial else None
+        # Without pair features geometry biases attention and nothing else.
+        width = pair_dim or depth * heads
+        self.steps = nn.Embedding(2 * _FARTHEST_STEP + 1, width)
+        self.pair_in = PairGeometry(width, dim, radial) if spatial else None
         if self_conditioning:
             self.residue_back = ResidueInputs(self.fields, dim)
-            self.pair_back = PairGeometry(pair_dim, radial)
-        self.pair_mlp = nn.Sequential(
-            nn.SiLU(), nn.Linear(pair_dim, pair_dim), nn.SiLU(), nn.Linear(pair_dim, pair_dim)
-        )
-        self.bias = nn.Linear(pair_dim, depth * heads)
+            self.pair_back = PairGeometry(width, dim, radial)
+        if pair_dim:
+            self.pair_mlp = nn.Sequential(
+                nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)
+            )
+            self.bias = nn.Linear(width, depth * heads)
+        self.pair_dim = pair_dim
         self.blocks = nn.ModuleList([Block(dim, pair_dim, heads, widening) for _ in range(depth)])
         self.norm = nn.LayerNorm(dim)
         self.out = nn.ModuleDict({f: nn.Linear(dim, 3) for f in self.fields})
@@ -99,18 +105,23 @@ class BackboneNetwork(Network):
     ) -> dict[str, Tensor]:
         """See :class:`~sciflow.denoisers.Network`."""
         mask = context.mask
-        c = self.sample(levels, context)
-        h = (c + self.residue_in(inputs)).expand(-1, mask.shape[1], -1)
+        c = self.sample({f: _latest(x, mask) for f, x in levels.items()}, context)
+        h = c + self.level([levels[f] for f in self.fields]) + self.residue_in(inputs)
+        h = h.expand(-1, mask.shape[1], -1)
         e = self._along(context)
         frames = self._frames(inputs, mask)
         if self.pair_in is not None and frames is not None:
+            h = h + self.pair_in.residues(frames, mask)
             e = e + self.pair_in(frames)
-        e = e.expand(len(mask), -1, -1, -1)
         if previous is not None and self.self_conditioning:
-            h = h + self.residue_back(previous)
-            e = e + self.pair_back(self._frames(previous, mask) or self._rebuilt(previous))
-        e = self.pair_mlp(e)
-        bias = self.bias(e).unflatten(-1, (self.depth, self.heads)).permute(3, 0, 4, 1, 2)
+            back = self._frames(previous, mask) or self._rebuilt(previous)
+            h = h + self.residue_back(previous) + self.pair_back.residues(back, mask)
+            e = e + self.pair_back(back)
+        bias = e
+        if self.pair_dim:
+            e = self.pair_mlp(e)
+            bias = self.bias(e)
+        bias = bias.unflatten(-1, (self.depth, self.heads)).permute(3, 0, 4, 1, 2)
         for block, block_bias in zip(self.blocks, bias.unbind(0), strict=True):
             h = block(h, c, e, block_bias, mask)
         h = self.norm(h)
@@ -147,6 +158,33 @@ class BackboneNetwork(Network):
         return axes(c - ca, n - ca), ca
 
 
+def _latest(level: Tensor, mask: Tensor) -> Tensor:
+    """The level of the noisiest residue of each sample, ``[B]``."""
+    if level.ndim == 1:
+        return level
+    return level.masked_fill(~mask, -LEVEL_LIMIT).amax(1)
+
+
+class OwnLevel(nn.Module):
+    """Tells each residue its own noise level, so that it knows who is given.
+
+    Blocks are modulated by the level of the sample, a vector each; a vector a residue would double
+    their cost.
+    """
+
+    def __init__(self, fields: int, dim: int, waves: int = 16):
+        super().__init__()
+        self.waves = LevelEmbedding(waves)
+        self.linear = nn.Linear(waves * fields, dim)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """Of levels ``[B]`` or ``[B, N]``: ``[B, 1 or N, dim]``."""
+        width = max(x.shape[1] if x.ndim > 1 else 1 for x in levels)
+        parts = [self.waves(x if x.ndim > 1 else x[:, None]) for x in levels]
+        out: Tensor = self.linear(torch.cat([p.expand(-1, width, -1) for p in parts], -1))
+        return out
+
+
 class ResidueInputs(nn.Module):
     """What a residue knows of itself: its torsions and bends; its place says nothing."""
 
@@ -174,8 +212,10 @@ class PairGeometry(nn.Module):
 
     centres: Tensor
 
-    def __init__(self, dim: int, radial: int, nearest: float = 2.0, farthest: float = 30.0):
+    def __init__(self, dim: int, residue_dim: int, radial: int, nearest: float = 2.0,
+                 farthest: float = 30.0):  # fmt: skip
         super().__init__()
+        self.centre = nn.Linear(4, residue_dim)
         # Equal steps of log d: fine where residues touch.
         self.register_buffer(
             "centres", torch.linspace(math.log(nearest), math.log(farthest), radial),
@@ -194,6 +234,14 @@ class PairGeometry(nn.Module):
         g = torch.exp(-(((d.log()[..., None] - self.centres) / self.width) ** 2))
         return self.linear(torch.cat((g, local, turn.flatten(-2)), -1))
 
+    def residues(self, frames: Frames, mask: Tensor) -> Tensor:
+        """Where the centre of the chain lies, as its residues see it, ``[B, N, residue_dim]``."""
+        rotation, place = frames
+        real = mask[..., None].to(place)
+        centre = (place * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
+        v = (rotation.mT @ (centre - place)[..., None])[..., 0] / 10.0
+        return self.centre(torch.cat((v, length(v)[..., None]), -1))
+
 
 class Block(nn.Module):
     """Attention that gathers values of residues and of pairs, and a two-layer map."""
@@ -204,6 +252,7 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.modulation = Modulation(dim, 2)
         self.qkv = nn.Linear(dim, 3 * dim)
+        self.pairs = pair_dim > 0
         self.out = nn.Linear(dim + heads * pair_dim, dim)
         self.mlp = nn.Sequential(
             nn.Linear(dim, widening * dim), nn.SiLU(), nn.Linear(widening * dim, dim)
@@ -219,8 +268,10 @@ class Block(nn.Module):
         logits = q @ k.mT / math.sqrt(q.shape[-1]) + bias
         a = masked_softmax(logits, mask[:, None, None])
         values = (a @ v).transpose(1, 2).reshape(b, n, dim)
-        pairs = a.transpose(1, 2) @ e
-        h = h + gate_a * self.out(torch.cat((values, pairs.flatten(2)), -1))
+        if self.pairs:
+            pairs = a.transpose(1, 2) @ e
+            values = torch.cat((values, pairs.flatten(2)), -1)
+        h = h + gate_a * self.out(values)
         return h + gate_m * self.mlp(self.norm(h) * scale_m + shift_m)
 
 
@@ -230,16 +281,18 @@ class Pull(nn.Module):
     def __init__(self, dim: int, pair_dim: int, width: int = 32):
         super().__init__()
         self.point = nn.Linear(dim, 2 * width)
-        self.pair = nn.Linear(pair_dim, 1)
+        self.pair = nn.Linear(pair_dim, 1) if pair_dim else None
         self.width = width
-        nn.init.zeros_(self.pair.weight)
-        nn.init.zeros_(self.pair.bias)
+        if self.pair is not None:
+            nn.init.zeros_(self.pair.weight)
+            nn.init.zeros_(self.pair.bias)
         nn.init.zeros_(self.point.weight)
 
     def forward(self, h: Tensor, e: Tensor, place: Tensor, mask: Tensor) -> Tensor:
         """``[B, N, 3]``."""
         q, k = self.point(h).chunk(2, -1)
-        w = (q @ k.mT / math.sqrt(self.width) + self.pair(e)[..., 0]) * mask[:, None]
+        w = q @ k.mT / math.sqrt(self.width)
+        w = (w if self.pair is None else w + self.pair(e)[..., 0]) * mask[:, None]
         apart = place[:, None] - place[:, :, None]
         apart = apart / (1 + length(apart))[..., None]
         return torch.einsum("bij,bijk->bik", w, apart) / math.sqrt(16.0)

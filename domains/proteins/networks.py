@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from domains.proteins.encoding import Encoding
+from domains.proteins.losses import StructureLoss
 from domains.proteins.network import BackboneNetwork
 from sciflow.denoisers import NetworkDenoiser
+from sciflow.objectives import DenoisingObjective, GivenRule
 from sciflow.paths import GaussianPath, GeodesicPath, Path
 from sciflow.schedules import schedule_from_config
 from sciflow.spaces import SO3, Euclidean, Torus, ZeroCoM
 
-__all__ = ["PRESETS", "build_denoiser", "build_paths"]
+__all__ = ["PRESETS", "build_denoiser", "build_objective", "build_paths"]
 
 _LINE = {"kind": "rectified"}
+_PIECES = {"lengths": [40, 128], "crops": 2.0, "rg_ratio": 1.25, "coil": 0.6}
 # The network measures distances in its input: only a schedule that keeps the variance shows given
 # and noisy residues on one scale.
 _ROUND = {"kind": "cosine"}
@@ -26,8 +29,9 @@ PRESETS: dict[str, dict[str, Any]] = {
             "torsions": {"schedule": _LINE, "prediction": "tangent"},
             "bends": {"schedule": _LINE, "prediction": "edm"},
         },
-        "network": {"dim": 128, "pair_dim": 16, "depth": 4, "heads": 4},
+        "network": {"dim": 128, "pair_dim": 0, "depth": 5, "heads": 4},
         "self_conditioning": True,
+        "pieces": _PIECES,
     },
     "frames": {
         "fields": ["positions", "rotations"],
@@ -37,6 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "network": {"dim": 128, "pair_dim": 24, "depth": 4, "heads": 8},
         "self_conditioning": True,
+        "pieces": _PIECES,
     },
 }
 """Named starting points of a configuration; the domain adds scale and statistics."""
@@ -68,3 +73,22 @@ def build_denoiser(config: Mapping[str, Any]) -> NetworkDenoiser:
         self_conditioning=config["self_conditioning"], **config["network"],
     )  # fmt: skip
     return NetworkDenoiser(network, build_paths(config), config["self_conditioning"])
+
+
+def build_objective(config: Mapping[str, Any]) -> DenoisingObjective:
+    """How that denoiser is trained."""
+    encoding = Encoding.from_config(config["encoding"])
+    fields = encoding.fields
+    spatial = "positions" in fields
+    return DenoisingObjective(
+        weights={"bends": 0.5, "structure": 1.0 if spatial else 0.5},
+        beta=1.3,
+        drop_all=0.3,
+        drop_each=0.3,
+        # One in four samples scaffolds: a motif is a run, or several, or all but one gap.
+        given={
+            "motif": GivenRule(fields, "random", 0.15, (0.1, 0.5), run=10),
+            "gap": GivenRule(fields, "infill", 0.1, (0.5, 0.9)),
+        },
+        auxiliary={"structure": StructureLoss(encoding)},
+    )

@@ -91,7 +91,7 @@ def internal_coordinates(backbone: Tensor, mask: Tensor | None = None) -> tuple[
     n, ca, c, o = backbone.unbind(-2)
     mask = torch.ones_like(n[..., 0], dtype=torch.bool) if mask is None else mask
     linked = mask & _next(mask, False)
-    n1, ca1 = _next(n, 0.0), _next(ca, 0.0)
+    n1, ca1 = _next(n, 0.0, -2), _next(ca, 0.0, -2)
     before = torch.roll(linked, 1, -1)
     before[..., :1] = False
     phi = dihedral(torch.roll(c, 1, -2), n, ca, c)
@@ -164,11 +164,11 @@ def _prefix(rotation: Tensor, translation: Tensor) -> tuple[Tensor, Tensor]:
     return rotation, translation
 
 
-def _next(x: Tensor, fill: float) -> Tensor:
-    """``x`` of the next residue, ``fill`` behind the last; residues are axis −2, or −1."""
-    if x.ndim > 1 and x.shape[-1] == 3 and x.dtype != torch.bool:
-        return torch.cat((x[..., 1:, :], torch.full_like(x[..., :1, :], fill)), -2)
-    return torch.cat((x[..., 1:], torch.full_like(x[..., :1], fill)), -1)
+def _next(x: Tensor, fill: float, axis: int = -1) -> Tensor:
+    """``x`` of the next residue along ``axis``, ``fill`` behind the last."""
+    n = x.shape[axis]
+    last = torch.full_like(x.narrow(axis, 0, min(n, 1)), fill)
+    return torch.cat((x.narrow(axis, min(n, 1), n - min(n, 1)), last), axis)
 
 
 def _opposite(x: Tensor) -> Tensor:

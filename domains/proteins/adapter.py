@@ -1,0 +1,332 @@
+"""Proteins on the core: backbones of a wanted length, content and size, as angles or as frames.
+
+Heavy imports (torch, mdtraj, Biopython) happen inside methods: asking for the domain's name, its
+properties or its data sets costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sciflow.domain import Domain, OracleAnswer, Progress, Property
+from sciflow.errors import InputError
+from sciflow.targets import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from domains.proteins.chain import Chain
+    from domains.proteins.table import ChainTable
+    from sciflow.denoisers import NetworkDenoiser
+    from sciflow.guides import Guide
+    from sciflow.objectives import DenoisingObjective
+    from sciflow.random import Draws
+    from sciflow.state import Context, State
+    from sciflow.training.prepared import PreparedData
+
+__all__ = ["Proteins"]
+
+_REFERENCE_SIZE = 4096
+_KERNEL = 0.15
+"""Width, in standard deviations, of the kernel that finds training chains near a target."""
+
+
+class Proteins(Domain):
+    """Backbones of protein chains."""
+
+    name = "proteins"
+    summary = "protein backbones by length, secondary structure and radius of gyration"
+    default_model = "proteins/backbones"
+    properties: ClassVar[Mapping[str, Property]] = {
+        "length": Property("residues", "number of residues; any model can be asked for it"),
+        "helix": Property("", "share of residues in helices (DSSP H, G, I)"),
+        "strand": Property("", "share of residues in strands (DSSP E, B)"),
+        "rg_ratio": Property("", "radius of gyration of CA atoms over 2.2 N^0.38 Å"),
+    }
+    datasets: ClassVar[Mapping[str, str]] = {
+        "backbones": "5,530 experimental chains, split by clusters at 30 % identity",
+    }
+    packages = ("mdtraj", "biopython", "tmtools")
+    requests = ("length",)
+
+    # --- training ---------------------------------------------------------------------------
+
+    def presets(self) -> Sequence[str]:
+        from domains.proteins.networks import PRESETS
+
+        return list(PRESETS)
+
+    def dataset(self, source: str | Path, progress: Progress | None = None) -> ChainTable:
+        from domains.proteins.datasets import backbones
+
+        if str(source) == "backbones":
+            return backbones()
+        return self._own(Path(source))
+
+    def _own(self, source: Path) -> ChainTable:
+        """A user's table, PDB or mmCIF file, or folder of such files."""
+        from domains.proteins.ensembles import read_ensemble
+        from domains.proteins.evaluators.secondary_structure import dssp_codes
+        from domains.proteins.io import SUFFIXES
+        from domains.proteins.table import ChainTable
+
+        if not source.exists():
+            raise InputError(
+                f"neither a file nor a data set; data sets: {', '.join(self.datasets)}; files: "
+                "PDB, mmCIF, a folder of them, or a table (.npz)",
+                source,
+            )
+        if source.suffix == ".npz":
+            return ChainTable.load(source)
+        files = [source]
+        if source.is_dir():
+            ends = tuple(s + more for s in SUFFIXES for more in ("", ".gz"))
+            files = sorted(f for f in source.iterdir() if f.name.lower().endswith(ends))
+            if not files:
+                raise InputError("this folder holds no PDB or mmCIF files", source)
+        chains = [c for f in files for c in read_ensemble(f).chains if c.complete]
+        if not chains:
+            raise InputError("no chain has all its backbone atoms", source)
+        return ChainTable.from_chains(chains, dssp_codes(chains), name=source.stem)
+
+    def prepare(
+        self,
+        dataset: Any,
+        preset: str,
+        conditions: Sequence[str],
+        like: Mapping[str, Any] | None = None,
+    ) -> tuple[dict[str, Any], PreparedData, PreparedData]:
+        from domains.proteins.crops import cut
+        from domains.proteins.encoding import Encoding
+        from domains.proteins.networks import PRESETS
+        from domains.proteins.table import split
+        from sciflow.training.prepared import statistics
+
+        if preset not in PRESETS and like is None:
+            raise InputError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+        settings = (PRESETS[preset] if like is None else like)["pieces"]
+        parts = split(dataset)
+        if not len(parts["train"]):
+            parts["train"] = parts["valid"]
+        train, held_out = (
+            cut(dataset.subset(parts[side]), tuple(settings["lengths"]),
+                crops=settings["crops"], rg_ratio=settings["rg_ratio"], coil=settings["coil"])
+            for side in ("train", "valid")
+        )  # fmt: skip
+        if not len(train):
+            raise InputError(
+                f"no chain of the training part is unbroken, compact and {settings['lengths'][0]} "
+                f"to {settings['lengths'][1]} residues long"
+            )
+        asked = list(conditions if like is None else like["conditions"])
+        asked = [c for c in asked if c != "length"]
+        encoding = (
+            Encoding.of(PRESETS[preset]["fields"], train.backbones)
+            if like is None
+            else Encoding.from_config(like["encoding"])
+        )
+        data, valid = (
+            encoding.prepare(p.backbones, {c: p.properties[c] for c in asked})
+            for p in (train, held_out)
+        )
+        if like is not None:
+            return {**like, "dataset": dataset.name}, data, valid
+        config = {
+            "domain": self.name,
+            "dataset": dataset.name,
+            "encoding": encoding.config(),
+            "conditions": statistics(data.conditions),
+            **{k: v for k, v in PRESETS[preset].items() if k != "fields"},
+        }
+        return config, data, valid
+
+    def denoiser(self, config: Mapping[str, Any]) -> NetworkDenoiser:
+        from domains.proteins.networks import build_denoiser
+
+        return build_denoiser(config)
+
+    def objective(self, config: Mapping[str, Any]) -> DenoisingObjective:
+        from domains.proteins.networks import build_objective
+
+        return build_objective(config)
+
+    def guides(self) -> Mapping[str, Guide]:
+        from domains.proteins.guidance import GUIDES
+
+        return GUIDES
+
+    # --- sampling ---------------------------------------------------------------------------
+
+    def reference(self, data: PreparedData) -> dict[str, Tensor]:
+        """Lengths and properties of a fixed random part of the training set."""
+        import torch
+
+        rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+        rows = rows[:_REFERENCE_SIZE].sort().values
+        return {
+            "lengths": data.lengths[rows].to(torch.int16),
+            **{name: values[rows] for name, values in data.conditions.items()},
+        }
+
+    def context(
+        self,
+        config: Mapping[str, Any],
+        reference: Mapping[str, Tensor],
+        draws: Draws,
+        targets: Mapping[str, Target],
+    ) -> Context:
+        r"""Draw a training chain near the targets; take its length, unless that is asked for.
+
+        p(row) ∝ Π_targets exp(−d²/2h²), d the distance of the row's value to the target (or the
+        range) and h = 0.15 standard deviations. For a range the value asked for is the row's own,
+        if inside; for a point it is the point.
+        """
+        import torch
+
+        from domains.proteins.encoding import empty_context
+
+        lengths = reference["lengths"].long()
+        log_weight = torch.zeros(len(lengths), dtype=torch.float64)
+        for name, target in targets.items():
+            value = (lengths if name == "length" else reference[name]).double()
+            std = float(value[~value.isnan()].std().nan_to_num().clamp(min=1e-6))
+            outside = (target.low - value).clamp(min=0) + (value - target.high).clamp(min=0)
+            d = outside.nan_to_num(nan=1e3 * std) / (_KERNEL * std)
+            log_weight = log_weight - 0.5 * d**2
+        # Far from every chain all weights would vanish; the nearest then decide.
+        p = (log_weight - log_weight.max()).exp().cumsum(0)
+        u = draws.uniform((), "proteins/row", dtype=torch.float64)
+        rows = torch.searchsorted(p, u * p[-1]).clamp(max=len(lengths) - 1)
+        lengths = lengths[rows]
+        if "length" in targets:
+            asked = targets["length"]
+            lengths = lengths.double().clamp(asked.low, asked.high).round().long()
+            if bool((lengths < 1).any()):
+                raise InputError(f"a chain has 1 residue or more, not {asked}")
+        conditions = {}
+        for name, (mean, _) in config["conditions"].items():
+            wanted = torch.full((len(draws),), torch.nan)
+            if name in targets:
+                t = targets[name]
+                wanted = reference[name][rows].nan_to_num(nan=mean).clamp(t.low, t.high)
+            conditions[name] = wanted.float()
+        return empty_context(lengths, conditions)
+
+    def encode(self, config: Mapping[str, Any], records: Sequence[Chain]) -> State:
+        from domains.proteins.encoding import Encoding
+
+        conditions = list(config.get("conditions", {}))
+        return Encoding.from_config(config["encoding"]).encode(records, conditions)
+
+    def decode(self, config: Mapping[str, Any], state: State) -> list[Chain]:
+        from domains.proteins.encoding import Encoding
+
+        return Encoding.from_config(config["encoding"]).decode(state)
+
+    # --- files ------------------------------------------------------------------------------
+
+    def read(self, path: str | Path, dropped: list[InputError] | None = None) -> list[Chain]:
+        from domains.proteins.ensembles import read_ensemble
+
+        result = read_ensemble(path)
+        if dropped is not None:
+            dropped.extend(result.dropped)
+        return result.chains
+
+    def write(self, records: Sequence[Chain], folder: Path) -> list[Path]:
+        """All backbones as models of ``backbones.pdb``; each in a file of its own in ``pdb/``."""
+        from domains.proteins.ensembles import write_ensemble
+        from domains.proteins.io import write_fasta, write_pdb
+
+        files = [write_ensemble(folder / "backbones.pdb", records)]
+        single = folder / "pdb"
+        single.mkdir(exist_ok=True)
+        for old in single.glob("backbone-*.pdb"):
+            old.unlink()
+        for i, chain in enumerate(records):
+            write_pdb(single / f"backbone-{i:04d}.pdb", chain, chain.name)
+        if any(set(c.sequence) - {"X"} for c in records):
+            write_fasta(folder / "sequences.fasta", records)
+        return files
+
+    def annotate(self, record: Chain, title: str, values: Mapping[str, float]) -> Chain:
+        return record.replace(name=title, breaks=record.breaks).with_properties(**values)
+
+    # --- judging ----------------------------------------------------------------------------
+
+    def verdicts(self, records: Sequence[Chain]) -> list[str]:
+        from domains.proteins.soundness import verdict
+
+        return [verdict(chain) for chain in records]
+
+    def describe(self, records: Sequence[Chain]) -> list[dict[str, Any]]:
+        from domains.proteins.evaluators import rows
+
+        columns = ("length", "helix", "strand", "rg_ratio", "clashes", "contact_order", "dssp")
+        return [{k: row[k] for k in columns} for row in rows(records)]
+
+    def oracle(
+        self,
+        records: Sequence[Chain],
+        properties: Sequence[str],
+        jobs: int = -1,
+        progress: Progress | None = None,
+    ) -> list[OracleAnswer]:
+        """DSSP and the radius of gyration."""
+        import math
+        import time
+
+        from domains.proteins.evaluators import rows
+
+        answers = []
+        for i, chain in enumerate(records):
+            begin = time.monotonic()
+            if not chain.complete or len(chain) < 2:
+                answers.append(OracleAnswer({}, "not a chain of two complete residues or more"))
+            else:
+                row = rows([chain])[0]
+                values = {p: float(row[p]) for p in properties}
+                bad = [p for p, v in values.items() if not math.isfinite(v)]
+                failure = f"{bad[0]} is not finite" if bad else ""
+                seconds = time.monotonic() - begin
+                answers.append(OracleAnswer({} if bad else values, failure, seconds))
+            if progress is not None:
+                progress(i + 1, len(records))
+        return answers
+
+    def evaluate(self, records: Sequence[Chain], thorough: bool = False) -> dict[str, float]:
+        from domains.proteins.evaluators import evaluate
+
+        return evaluate(list(records), self.held_out(500) if thorough else None, thorough=thorough)
+
+    def held_out(self, n: int) -> list[Chain]:
+        """Whole chains of the test clusters that training would take, spread evenly."""
+        from sciflow.data import shared_data
+
+        if shared_data() is None:
+            return []
+        from domains.proteins.datasets import backbones
+        from domains.proteins.table import split
+
+        table = backbones()
+        table = table.subset(split(table)["test"]).select((40, 128), rg_ratio=1.25, coil=0.6)
+        return [table[i] for i in range(0, len(table), max(1, len(table) // max(n, 1)))][:n]
+
+    def picture(self, record: Chain) -> str:
+        from domains.proteins.pictures import svg
+
+        return svg(record)
+
+    def viewer(self, records: Sequence[Chain]) -> str:
+        from domains.proteins.pictures import viewer_html
+
+        return viewer_html(records)
+
+    # --- contract tests ---------------------------------------------------------------------
+
+    def examples(self, n: int, seed: int = 0) -> list[Chain]:
+        from domains.proteins.ideal import helix_bundle
+
+        return [helix_bundle(seed + i) for i in range(n)]
