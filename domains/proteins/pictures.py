@@ -65,7 +65,7 @@ def _polyline(points: NDArray[np.float64], state: str, near: float) -> str:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     return (
         f'<polyline points="{path}" fill="none" stroke="{_COLOURS[state]}" '
-        f'stroke-width="{_WIDTHS[state]}" stroke-linecap="round" stroke-linejoin="round" '
+        f'stroke-width="{_WIDTHS[state]}" stroke-linejoin="round" '
         f'opacity="{0.35 + 0.65 * near:.2f}"/>'
     )
 
