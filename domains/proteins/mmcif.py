@@ -1,7 +1,7 @@
 """mmCIF files: the table ``_atom_site``, tokenised by Biopython.
 
 Author's names of chains and residues are used, as in PDB files; ``label_seq_id`` tells what belongs
-to a polymer. Rows are numbered from 1 where PDB files have lines.
+to a polymer, where the writer of the file used it so. Rows are numbered from 1 where PDB files have lines.
 """
 
 from __future__ import annotations
@@ -64,12 +64,17 @@ def read_atoms(text: str, path: Path) -> tuple[list[Atom], list[BrokenLine]]:
     atoms: list[Atom] = []
     broken: list[BrokenLine] = []
     models: dict[str, int] = {}
+    # Biopython, for one, numbers no hetero group, not even a modified residue inside a chain.
+    numbered = any(
+        kind == "HETATM" and number not in _UNKNOWN
+        for kind, number in zip(table["group_PDB"], table["label_seq_id"], strict=True)
+    )
     for row in range(len(table["Cartn_x"])):
         get = {key: value[row] for key, value in table.items()}
         model = models.setdefault(get.get("pdbx_PDB_model_num", "1"), len(models) + 1)
         chain = _first(get, "auth_asym_id", "label_asym_id")
         try:
-            atoms.append(_atom(get, row + 1, model, chain))
+            atoms.append(_atom(get, row + 1, model, chain, numbered))
         except ValueError as error:
             broken.append(BrokenLine(f"atom row {row + 1}: {error}", path, None, (model, chain)))
     return atoms, broken
@@ -80,7 +85,7 @@ def _first(get: dict[str, str], *keys: str) -> str:
     return next((get[k] for k in keys if get.get(k, "") not in _UNKNOWN), "")
 
 
-def _atom(get: dict[str, str], row: int, model: int, chain: str) -> Atom:
+def _atom(get: dict[str, str], row: int, model: int, chain: str, numbered: bool) -> Atom:
     number = _first(get, "auth_seq_id", "label_seq_id")
     code = _first(get, "pdbx_PDB_ins_code")
     try:
@@ -102,7 +107,7 @@ def _atom(get: dict[str, str], row: int, model: int, chain: str) -> Atom:
         z,
         _number(get.get("B_iso_or_equiv", ""), 0.0),
         get["group_PDB"] == "HETATM",
-        get["label_seq_id"] not in _UNKNOWN,
+        not numbered or get["label_seq_id"] not in _UNKNOWN,
     )
 
 
