@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from sciflow.errors import InputError
 from sciflow.state import State
-from sciflow.training.prepared import PreparedData, statistics
+from sciflow.training.prepared import PreparedData, TrainingData, statistics
 
-__all__ = ["Batch", "BatchModule", "Batches", "PreparedData", "statistics"]
+__all__ = ["Batch", "BatchModule", "Batches", "PreparedData", "TrainingData", "statistics"]
 
 
 class Batch:
@@ -62,7 +62,7 @@ class Batches(IterableDataset[Batch]):
         pool: batches that are sorted together.
     """
 
-    def __init__(self, data: PreparedData, batch_size: int, seed: int = 0,
+    def __init__(self, data: TrainingData, batch_size: int, seed: int = 0,
                  start: Callable[[], int] = lambda: 0, rank: int = 0, world: int = 1,
                  pool: int = 32):  # fmt: skip
         if len(data) == 0:
@@ -105,7 +105,7 @@ class Batches(IterableDataset[Batch]):
 class BatchModule(L.LightningDataModule):
     """Feeds :class:`Batches` to Lightning, starting where the trainer stands."""
 
-    def __init__(self, data: PreparedData, batch_size: int, seed: int = 0):
+    def __init__(self, data: TrainingData, batch_size: int, seed: int = 0):
         super().__init__()
         self.data, self.batch_size, self.seed = data, batch_size, seed
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sciflow.errors import InputError
-from sciflow.training.data import PreparedData
+from sciflow.training.data import TrainingData
 from sciflow.training.module import AnyObjective, Trainee
 
 __all__ = ["changes", "fingerprint", "require_same"]
@@ -22,7 +22,7 @@ __all__ = ["changes", "fingerprint", "require_same"]
 def fingerprint(
     denoiser: Trainee,
     objective: AnyObjective,
-    data: PreparedData,
+    data: TrainingData,
     batch_size: int,
     seed: int,
 ) -> dict[str, Any]:

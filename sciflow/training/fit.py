@@ -35,7 +35,7 @@ from sciflow.training.checkpoints import (
     last_checkpoint,
     read_checkpoint,
 )
-from sciflow.training.data import BatchModule, PreparedData
+from sciflow.training.data import BatchModule, TrainingData
 from sciflow.training.fingerprint import changes, fingerprint, require_same
 from sciflow.training.interrupt import StopRequest
 from sciflow.training.module import AnyObjective, DenoisingModule, Trainee
@@ -78,7 +78,7 @@ class FitResult:
 def fit(
     denoiser: Trainee,
     objective: AnyObjective,
-    data: PreparedData,
+    data: TrainingData,
     out: str | Path,
     *,
     steps: int,
@@ -100,7 +100,7 @@ def fit(
     resume: bool = True,
     threads: int | None = None,
     log_every: int = 50,
-    validation: PreparedData | None = None,
+    validation: TrainingData | None = None,
     validate_every: int = 500,
     progress: bool = True,
     callbacks: Sequence[L.Callback] = (),

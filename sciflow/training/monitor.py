@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from sciflow.files import write_atomically
 from sciflow.random import Draws
-from sciflow.training.data import PreparedData
+from sciflow.training.data import TrainingData
 from sciflow.training.module import DenoisingModule
 
 __all__ = ["Progress", "StepLog", "Validation"]
@@ -43,7 +43,7 @@ class Validation:
         batch_size: samples a network call.
     """
 
-    data: PreparedData
+    data: TrainingData
     every: int
     batch_size: int
 

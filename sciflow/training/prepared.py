@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,7 +20,27 @@ from torch import Tensor
 from sciflow.errors import InputError
 from sciflow.state import Context, State
 
-__all__ = ["PreparedData", "statistics"]
+__all__ = ["PreparedData", "TrainingData", "statistics"]
+
+
+class TrainingData(Protocol):
+    """What training asks of a data set: :class:`PreparedData`, or whatever makes its samples.
+
+    Row i must be the same sample whenever it is asked for: a training step is a function of (seed,
+    step), and resumes on that.
+    """
+
+    @property
+    def lengths(self) -> Tensor:
+        """Real elements of each sample, int64 ``[M]``; samples of like length share batches."""
+
+    def __len__(self) -> int: ...
+
+    def digest(self) -> str:
+        """Hexadecimal SHA-256 of all that the samples depend on."""
+
+    def collate(self, rows: Tensor) -> State:
+        """The samples ``rows`` as a batch."""
 
 
 @dataclass(frozen=True)
