@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sciflow.random import Draws
     from sciflow.state import Context, State
     from sciflow.targets import Target
-    from sciflow.training.prepared import PreparedData
+    from sciflow.training.prepared import TrainingData
 
 __all__ = [
     "DOMAINS",
@@ -90,6 +90,7 @@ class Domain(ABC):
         summary: one line for ``sciflow list``.
         default_model: bundled model used where none is named.
         properties: what can be asked for as a target.
+        requests: those of them that every model can be asked for, trained on them or not: sizes.
         datasets: ``{name: one line}`` of data sets that :meth:`dataset` knows.
         packages: distributions whose versions a run records beside torch's and numpy's.
     """
@@ -100,6 +101,7 @@ class Domain(ABC):
     properties: ClassVar[Mapping[str, Property]]
     datasets: ClassVar[Mapping[str, str]]
     packages: ClassVar[Sequence[str]] = ()
+    requests: ClassVar[Sequence[str]] = ()
 
     # --- training ---------------------------------------------------------------------------
 
@@ -135,7 +137,7 @@ class Domain(ABC):
         preset: str,
         conditions: Sequence[str],
         like: Mapping[str, Any] | None = None,
-    ) -> tuple[dict[str, Any], PreparedData, PreparedData]:
+    ) -> tuple[dict[str, Any], TrainingData, TrainingData]:
         """(configuration of a new model, training tensors, validation tensors).
 
         Args:
@@ -169,7 +171,7 @@ class Domain(ABC):
     # --- sampling ---------------------------------------------------------------------------
 
     @abstractmethod
-    def reference(self, data: PreparedData) -> dict[str, Tensor]:
+    def reference(self, data: Any) -> dict[str, Tensor]:
         """Small tensors of the training set kept with a model: sizes, property values."""
 
     @abstractmethod
@@ -264,6 +266,7 @@ class Domain(ABC):
 
 DOMAINS: dict[str, str] = {
     "molecules": "domains.molecules.adapter:Molecules",
+    "proteins": "domains.proteins.adapter:Proteins",
 }
 """Our own adapters: name → "module:Class"."""
 

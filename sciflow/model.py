@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from sciflow.guidance import ClassifierFree, OracleReport, numbered
 from sciflow.guides import find_guide
 from sciflow.predictors import PropertyPredictor, load_predictor
 from sciflow.random import Draws
-from sciflow.samplers import Sampler
+from sciflow.samplers import Sampler, SamplerReport
 from sciflow.schedules import Schedule, schedule_from_config
 from sciflow.state import Context, State
 from sciflow.targets import Target, as_targets
@@ -49,9 +50,11 @@ class Samples:
         records: the domain's objects, in order of their numbers; ``None`` where one was dropped.
         targets: ``{property: [n]}``, the value asked of each sample (NaN: not asked for).
         dropped: why, for each dropped sample, ``{number: reason}``.
-        calls: network evaluations a sample.
+        calls: network evaluations a sample, those of guides and of weaker models included.
         seconds: wall-clock time.
-        settings: everything needed to make the same samples again.
+        settings: everything needed to make the same samples again. Its ``guide_costs`` are of each
+            guide: network calls (of what it guides too) and evaluations of an energy, predictor or
+            reward a sample; oracle calls of all samples together.
         domain: the adapter that made them.
         cpu_seconds: processor time, over all threads.
         same_size: ``{property: error}``, the mean distance between the values asked for and those
@@ -149,6 +152,9 @@ class Model:
         card: Markdown.
         name: what it was loaded as.
         digest: identity of the checkpoint.
+
+    Attributes:
+        targets: what is asked for in the run that a guide is made for; else empty.
     """
 
     def __init__(self, domain: Domain, denoiser: Denoiser, config: Mapping[str, Any],
@@ -158,7 +164,9 @@ class Model:
         self.reference, self.card, self.name, self.digest = dict(reference), card, name, digest
         self.sampler = Sampler(**self.config.get("sampler", {}))
         self.guides: list[str] = []
-        self._wraps: list[Callable[[Denoiser], Denoiser]] = []
+        self.targets: Mapping[str, Target] = {}
+        self._wraps: list[Callable[[Model, Denoiser], Denoiser]] = []
+        self._weight: float | None = None
 
     @property
     def properties(self) -> list[str]:
@@ -205,9 +213,13 @@ class Model:
             batch_size = 32 if torch.device(device).type == "cpu" else 256
         if batch_size < 1:
             raise InputError(f"a batch holds at least 1 sample, not {batch_size}")
-        targets = as_targets(target or {}, self.properties)
+        asked = as_targets(target or {}, [*self.properties, *self.domain.requests])
+        # A size is given to the context; what a network was trained on is guided towards.
+        targets = {k: v for k, v in asked.items() if k in self.properties}
         chosen = replace(self.sampler, **self._settings(sampler or {}))
-        weight = self._guidance(targets) if guidance is None else guidance
+        weight = guidance
+        if weight is None:
+            weight = self._guidance(targets) if self._weight is None else self._weight
         if not 0 <= weight < math.inf:
             raise InputError(f"guidance weight must be 0 (none) or more, not {weight}")
         between = guidance_interval or tuple(self.config.get("guidance_interval", (0.0, 1.0)))
@@ -216,18 +228,20 @@ class Model:
         if weight > 0:
             denoiser = ClassifierFree(denoiser, weight, between)
         # Guides are outside, where an oracle is asked once for both of its estimates.
-        guides: dict[str, Denoiser] = {}
+        run, guides = copy(self), dict[str, Denoiser]()
+        run.sampler, run.targets = chosen, targets
         for label, wrap in zip(self.guides, self._wraps, strict=True):
-            guides[label] = denoiser = wrap(denoiser)
+            guides[label] = denoiser = wrap(run, denoiser)
         denoiser = denoiser.to(device).eval()
         judge = self._judge(best_of, targets)
 
         begin, cpu = time.monotonic(), time.process_time()
         draws = Draws(seed, torch.arange(first, first + n))
-        context = numbered(self.domain.context(self.config, self.reference, draws, targets), draws)
+        context = numbered(self.domain.context(self.config, self.reference, draws, asked), draws)
         records: list[Any | None] = [None] * n
         dropped: dict[int, str] = {}
         calls, interrupted = 0, False
+        costs: dict[str, dict[str, int]] = {}
         # Batches of similar size waste little on padding; the order cannot change a sample.
         batches = context.lengths.argsort(stable=True).split(batch_size)
         done = 0
@@ -237,12 +251,13 @@ class Model:
                 for candidate in range(best_of):
                     # A candidate is a sample of another seed, far from those that people choose.
                     its = Draws(seed + candidate * _CANDIDATES, draws.samples[rows])
-                    report = chosen(
-                        denoiser, part.apply(lambda x: x.to(device)), its,
-                        progress=_shared(progress, done, len(rows), n * best_of),
-                    )  # fmt: skip
+                    with _counted(denoiser, self.denoiser) as made:
+                        report = _sampled(
+                            denoiser, chosen, part.apply(lambda x: x.to(device)), its,
+                            _shared(progress, done, len(rows), n * best_of),
+                        )  # fmt: skip
                     done += len(rows)
-                    calls += report.calls if rows is batches[0] else 0
+                    calls += made[0] if rows is batches[0] else 0
                     state = report.state.to("cpu")
                     decoded = self.domain.decode(self.config, state)
                     score = judge(state, decoded)
@@ -255,13 +270,12 @@ class Model:
                         if i in report.reasons:
                             records[row] = None
                             dropped[first + row] = f"not finite: {report.reasons[i]}"
+                if rows is batches[0]:
+                    costs = {label: _calls(g) for label, g in guides.items()}
         except KeyboardInterrupt:
             interrupted = True
             missing = (first + i for i, record in enumerate(records) if record is None)
             dropped = {i: "interrupted" for i in missing} | dropped
-        if weight > 0:
-            starts = chosen.plan(denoiser).start.tolist()
-            calls += best_of * sum(between[0] <= t <= between[1] for t in starts)
         wanted = {k: v for k, v in context.conditions.items() if k in targets}
         samples = Samples(
             records,
@@ -275,11 +289,15 @@ class Model:
                 "n": n,
                 "first": first,
                 "seed": seed,
-                "targets": {k: str(v) for k, v in targets.items()},
+                "targets": {k: str(v) for k, v in asked.items()},
                 "guidance": weight,
                 "guidance_interval": list(between),
                 "guides": list(self.guides),
-                "guide_costs": {label: cost for label, g in guides.items() if (cost := _cost(g))},
+                "guide_costs": {
+                    label: cost
+                    for label, g in guides.items()
+                    if (cost := {**costs.get(label, {}), **_oracle_calls(g)})
+                },
                 "best_of": best_of,
                 "batch_size": batch_size,
                 "device": device,
@@ -303,17 +321,21 @@ class Model:
         Raises:
             InputError: an unknown guide or setting; the message lists what there is.
         """
-        wrap: Callable[[Denoiser], Denoiser]
+        wrap: Callable[[Model, Denoiser], Denoiser]
+        weight = self._weight
         if callable(guide):
-            wrap, label = guide, getattr(guide, "__name__", "function")
+            made, label = guide, getattr(guide, "__name__", "function")
+            wrap = lambda run, denoiser: made(denoiser)  # noqa: E731
         else:
             found = find_guide(guide, self.domain.guides())
             chosen = found.complete(guide, settings)
-            wrap = partial(found.wrap, self, chosen)
+            wrap = lambda run, denoiser: found.wrap(run, chosen, denoiser)  # noqa: E731
             label = f"{guide}:" + ",".join(f"{k}={v}" for k, v in chosen.items() if v != "")
+            weight = 0.0 if found.instead else weight
         guided = Model(self.domain, self.denoiser, self.config, self.reference, self.card,
                        self.name, self.digest)  # fmt: skip
         guided.guides, guided._wraps = [*self.guides, label], [*self._wraps, wrap]
+        guided._weight = weight
         return guided
 
     def predictor(self, name: str | Path | None = None) -> PropertyPredictor:
@@ -404,8 +426,41 @@ def _schedules(config: Mapping[str, Any]) -> dict[str, Schedule]:
     return {k: schedule_from_config(v) for k, v in config.get("schedules", {}).items()}
 
 
-def _cost(guide: Denoiser) -> dict[str, int]:
-    """What a guide called in all its runs, beside the calls of the denoiser that is sampled."""
+@contextmanager
+def _counted(denoiser: Denoiser, base: Denoiser) -> Iterator[list[int]]:
+    """Counts the evaluations of all networks in a denoiser, whoever asks them."""
+    made = [0]
+
+    def count(*_: object) -> None:
+        made[0] += 1
+
+    # A base that is no network, an exact one say, counts as one.
+    networks = [m for m in denoiser.modules() if isinstance(m, NetworkDenoiser) or m is base]
+    hooks = [network.register_forward_hook(count) for network in networks]
+    try:
+        yield made
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _sampled(denoiser: Denoiser, sampler: Sampler, context: Context, draws: Draws,
+             progress: Callable[[int, int], None] | None) -> SamplerReport:  # fmt: skip
+    """A run of the sampler, or of a guidance that has the run in its own hands."""
+    own: Callable[..., SamplerReport] | None = getattr(denoiser, "sample", None)
+    if own is not None:
+        return own(sampler, context, draws, progress=progress)
+    return sampler(denoiser, context, draws, progress=progress)
+
+
+def _calls(guide: Denoiser) -> dict[str, int]:
+    """What a guide has called so far, by what it says of itself."""
+    names = {"network_calls": "calls", "energy_calls": "energies"}
+    found = {key: getattr(guide, name, None) for key, name in names.items()}
+    return {key: value for key, value in found.items() if isinstance(value, int) and value}
+
+
+def _oracle_calls(guide: Denoiser) -> dict[str, int]:
     report = getattr(guide, "report", None)
     if not isinstance(report, OracleReport):
         return {}

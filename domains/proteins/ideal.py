@@ -1,4 +1,4 @@
-"""Backbones made by hand: helices joined by a loop, at ideal geometry."""
+"""Backbones made by hand: compact three-helix bundles at ideal geometry."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from domains.proteins.chain import Chain
 from domains.proteins.frames import atoms_from_frames, frames_from_atoms
@@ -13,31 +14,30 @@ from domains.proteins.rebuild import BEND_MEAN, UNDEFINED, rebuild
 
 __all__ = ["chain_from_torsions", "helix_bundle"]
 
-_HELIX = (-63.0, -42.0, 180.0)
-_LOOP = ((-75.0, 150.0, 180.0), (60.0, 40.0, 180.0), (-90.0, 0.0, 180.0), (-80.0, 140.0, 180.0))
+_HELIX = (-63.0, -42.0, 179.0)
+_STRAND, _ALPHA = (-75.0, 150.0, 179.0), (-65.0, -40.0, 179.0)
+_LEFT, _BRIDGE, _POLY = (85.0, 5.0, 179.0), (-90.0, 0.0, 179.0), (-70.0, 135.0, 179.0)
+_LOOPS = ((_LEFT, _ALPHA, _STRAND, _STRAND), (_LEFT, _BRIDGE, _POLY, _STRAND))
+"""Found by trying all loops of four such residues: helices lie side by side, 8 Å apart."""
 
 
-def chain_from_torsions(torsions: np.ndarray, name: str = "") -> Chain:  # type: ignore[type-arg]
-    """The chain of φ, ψ, ω in degrees, ``[N, 3]``, with mean bond angles."""
-    x = torch.as_tensor(np.deg2rad(np.asarray(torsions, np.float64)))
-    return Chain(rebuild(x, x.new_tensor(BEND_MEAN).expand_as(x)).numpy(), name=name)
-
-
-def helix_bundle(seed: int = 0) -> Chain:
-    """Two helices of 10 to 13 residues with a loop of four between; a number makes each its own.
+def chain_from_torsions(torsions: ArrayLike, name: str = "") -> Chain:
+    """The chain of φ, ψ, ω in degrees, ``[N, 3]``, with mean bond angles.
 
     Torsions that no atoms tell (φ of the first residue, ω of the last) are those of the encoding,
-    and bond angles are the means, so that every representation holds the chain exactly.
+    and oxygens those that frames give back, so that every representation holds the chain exactly.
     """
-    first, second = 10 + seed % 4, 10 + (seed // 4) % 4
-    lean = 2.0 * math.sin(1.0 + seed)
+    x = torch.as_tensor(np.deg2rad(np.asarray(torsions, np.float64)))
+    x[0, 0], x[-1, 2] = UNDEFINED[0], UNDEFINED[2]
+    n, ca, c, _ = rebuild(x, x.new_tensor(BEND_MEAN).expand_as(x)).unbind(-2)
+    o = atoms_from_frames(*frames_from_atoms(n, ca, c))[:, 3]
+    return Chain(torch.stack((n, ca, c, o), -2).numpy(), name=name)
+
+
+def helix_bundle(number: int = 0) -> Chain:
+    """Three helices of 12 to 15 residues joined by loops of four; each number makes another."""
+    first, last = 12 + number % 4, 12 + (number // 4) % 4
+    lean = 0.5 * math.sin(1.0 + number)
     helix = [(_HELIX[0] + lean, _HELIX[1] - lean, _HELIX[2])]
-    torsions = np.deg2rad(np.array([*(helix * first), *_LOOP, *(helix * second)]))
-    torsions[0, 0], torsions[-1, 2] = UNDEFINED[0], UNDEFINED[2]
-    x = torch.as_tensor(torsions)
-    backbone = rebuild(x, x.new_tensor(BEND_MEAN).expand_as(x))
-    n, ca, c, o = backbone.unbind(-2)
-    # The oxygens that frames give back.
-    again = atoms_from_frames(*frames_from_atoms(n, ca, c), psi=None)
-    backbone = torch.stack((n, ca, c, o if o.shape[0] < 2 else again[:, 3]), -2)
-    return Chain(backbone.numpy(), name=f"helices {first} {second}")
+    torsions = [*(helix * first), *_LOOPS[0], *(helix * 14), *_LOOPS[1], *(helix * last)]
+    return chain_from_torsions(torsions, f"three helices of {first}, 14 and {last}")

@@ -240,7 +240,9 @@ class PairGeometry(nn.Module):
         real = mask[..., None].to(place)
         centre = (place * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
         v = (rotation.mT @ (centre - place)[..., None])[..., 0] / 10.0
-        return self.centre(torch.cat((v, length(v)[..., None]), -1))
+        # Bounded: an early estimate may be as long as its chain.
+        far = length(v)[..., None]
+        return self.centre(torch.cat((v / (1 + far), far.log1p()), -1))
 
 
 class Block(nn.Module):
@@ -264,7 +266,7 @@ class Block(nn.Module):
         b, n, dim = h.shape
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(c)
         qkv = self.qkv(self.norm(h) * scale_a + shift_a)
-        q, k, v = qkv.view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = qkv.view(b, n, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         logits = q @ k.mT / math.sqrt(q.shape[-1]) + bias
         a = masked_softmax(logits, mask[:, None, None])
         values = (a @ v).transpose(1, 2).reshape(b, n, dim)

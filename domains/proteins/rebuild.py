@@ -50,7 +50,7 @@ CA_C_O = math.radians(120.4)
 BEND_MEAN = (math.radians(111.0), math.radians(116.6), math.radians(121.6))
 BEND_STD = (math.radians(2.7), math.radians(1.3), math.radians(1.7))
 """Of τ, α, β in experimental chains."""
-UNDEFINED = (math.radians(-65.0), math.radians(135.0), math.pi)
+UNDEFINED = (math.radians(-65.0), math.radians(135.0), math.radians(179.0))
 """φ, ψ, ω where their atoms are missing; bends then have their mean."""
 
 

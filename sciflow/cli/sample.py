@@ -31,6 +31,8 @@ __all__ = ["sample", "torch_device"]
               help="How many samples.")  # fmt: skip
 @click.option("-t", "--target", "targets", multiple=True, metavar="NAME=VALUE",
               help="A value (gap=6) or a range (dipole=2..3); repeat for several.")  # fmt: skip
+@click.option("--length", metavar="N|LOW..HIGH",
+              help="Size of each sample, where the domain has one; short for --target length=N.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("-o", "--out", type=FILE, default="run", show_default=True, help="Output folder.")
 @click.option("--steps", type=click.IntRange(min=1), help="Network calls; default the model's own.")
@@ -60,9 +62,9 @@ __all__ = ["sample", "torch_device"]
 )
 @click.option("--no-oracle", is_flag=True, help="Do not measure the samples.")
 @click.option("--no-report", is_flag=True, help="Do not write report.html.")
-def sample(what: str | None, model: str | None, number: int, targets: tuple[str, ...], seed: int,
-           out: Path, steps: int | None, method: str | None, grid: str | None,
-           guidance: float | None, guides: tuple[str, ...], best_of: int,
+def sample(what: str | None, model: str | None, number: int, targets: tuple[str, ...],
+           length: str | None, seed: int, out: Path, steps: int | None, method: str | None,
+           grid: str | None, guidance: float | None, guides: tuple[str, ...], best_of: int,
            settings: tuple[str, ...], batch_size: int | None, first: int,
            device: str, jobs: int, properties: list[str] | None, relax: bool, no_oracle: bool,
            no_report: bool) -> None:  # fmt: skip
@@ -78,7 +80,7 @@ def sample(what: str | None, model: str | None, number: int, targets: tuple[str,
     from sciflow.targets import parse_targets
 
     require_folder(out)
-    wanted = parse_targets(targets)
+    wanted = parse_targets([*targets, *([] if length is None else [f"length={length}"])])
     chosen = _sampler(steps, method, grid, settings)
     loaded = _load(what, model)
     for text in guides:

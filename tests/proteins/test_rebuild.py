@@ -44,7 +44,9 @@ def superposed(x: np.ndarray, y: np.ndarray) -> float:
 
 def test_a_dihedral_of_a_known_figure() -> None:
     """Looking along b→c, a positive dihedral turns clockwise (IUPAC)."""
-    a, b, c = (torch.tensor(p, dtype=torch.float64) for p in ([1.0, 0, 0], [0.0, 0, 0], [0.0, 0, 1]))
+    a, b, c = (
+        torch.tensor(p, dtype=torch.float64) for p in ([1.0, 0, 0], [0.0, 0, 0], [0.0, 0, 1])
+    )
     for degrees in (-150.0, -60.0, 0.0, 75.0, 179.0):
         turn = math.radians(degrees)
         d = torch.tensor([math.cos(turn), math.sin(turn), 1.0], dtype=torch.float64)
