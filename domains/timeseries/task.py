@@ -103,7 +103,13 @@ def rolling_task(
     season: int | None = None, lags: tuple[int, ...] = (), known_future: bool = False,
     validation: int | None = None,
 ) -> ForecastTask:  # fmt: skip
-    """The task whose test part is the last ``windows`` horizons of each series."""
+    """The task whose test part is the last ``windows`` horizons of each series.
+
+    Raises:
+        InputError: there is no series.
+    """
+    if not full:
+        raise InputError(f"{name}: no series")
     origins = [[len(s) - i * horizon for s in full] for i in range(windows, 0, -1)]
     return ForecastTask(
         name,
