@@ -7,12 +7,14 @@ import json
 import os
 import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sciflow.errors import InputError
 
-__all__ = ["read_text", "write_atomically", "write_json"]
+__all__ = ["read_text", "write_atomically", "write_json", "writing"]
 
 
 def read_text(path: str | Path, what: str = "data of this field") -> str:
@@ -67,15 +69,15 @@ def read_text(path: str | Path, what: str = "data of this field") -> str:
     return text
 
 
-def write_atomically(path: str | Path, content: bytes | str) -> Path:
-    """Write ``content`` to a file beside ``path``, flush it to disk, then rename it to ``path``."""
+@contextmanager
+def writing(path: str | Path) -> Iterator[IO[bytes]]:
+    """A file beside ``path`` to write to; when all went well, on disk and renamed to ``path``."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as f:
-            f.write(data)
+            yield f
             f.flush()
             os.fsync(f.fileno())
         os.chmod(temporary, 0o644)
@@ -83,7 +85,13 @@ def write_atomically(path: str | Path, content: bytes | str) -> Path:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return path
+
+
+def write_atomically(path: str | Path, content: bytes | str) -> Path:
+    """Write ``content`` to a file beside ``path``, flush it to disk, then rename it to ``path``."""
+    with writing(path) as f:
+        f.write(content.encode() if isinstance(content, str) else content)
+    return Path(path)
 
 
 def write_json(path: str | Path, value: Any) -> Path:

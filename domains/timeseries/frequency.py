@@ -31,8 +31,9 @@ _SEASONS = {"s": 3600, "min": 1440, "h": 24, "D": 1, "B": 5, "W": 1, "MS": 12, "
             "BME": 12, "QS": 4, "QE": 4, "BQS": 4, "BQE": 4, "YS": 1, "YE": 1}  # fmt: skip
 """gluonts.time_feature.get_seasonality, for one step of each unit."""
 
-_OLD = {"H": "h", "T": "min", "S": "s", "L": "ms", "U": "us", "BM": "BME", "BQ": "BQE",
-        "BA": "BYE", "BY": "BYE", "SM": "SME", "AS": "YS", "BAS": "BYS", "d": "D", "w": "W", "b": "B"}  # fmt: skip
+_OLD = {"H": "h", "T": "min", "S": "s", "L": "ms", "U": "us", "d": "D", "b": "B", "w": "W",
+        "BM": "BME", "BQ": "BQE", "BA": "BYE", "BY": "BYE", "SM": "SME", "AS": "YS",
+        "BAS": "BYS"}  # fmt: skip
 """Names that pandas gave up in version 2.2, and what they are called since."""
 
 _OPEN = {"W": 1, "M": 1, "Q": 3, "A": 12, "Y": 12, "QS": 3, "YS": 12, "QE": 3, "YE": 12}

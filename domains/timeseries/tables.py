@@ -292,6 +292,7 @@ def _fill(
         if apart:
             parts = [(f"{name}/{t}" if name else t, (t,), slice(i, i + 1))
                      for i, t in enumerate(layout.targets)]  # fmt: skip
+        kept = at[:end]
         for title, channels, columns in parts:
             series = Series(title, stamps[0], report.freq, values[:end, columns], channels,
                             extra if layout.covariates else None, layout.covariates)  # fmt: skip
@@ -300,7 +301,7 @@ def _fill(
                 continue
             report.missing += int((~series.observed).sum())
             table.series.append(series)
-            table.rows.append(at[:end])
+            table.rows.append(kept)
     if not table.series:
         are = "is" if len(layout.targets) == 1 else "are"
         raise cells.error(
