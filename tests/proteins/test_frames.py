@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from domains.proteins.ideal import helix_bundle
 from domains.proteins.frames import (
     atoms_from_frames,
     compose,
     frames_from_atoms,
     frames_from_trace,
 )
+from domains.proteins.ideal import helix_bundle
 from domains.proteins.rebuild import dihedral
 from sciflow.data import shared_data
 
