@@ -118,8 +118,10 @@ class Chain:
         Neighbours in the new chain that were not neighbours before are apart, whatever their
         distance.
         """
-        index = np.arange(len(self))[rows if isinstance(rows, slice) else np.asarray(rows)]
-        index = np.atleast_1d(index)
+        if not isinstance(rows, slice):
+            rows = np.asarray(rows)
+            rows = rows if rows.dtype == bool else rows.astype(np.int64)
+        index = np.atleast_1d(np.arange(len(self))[rows])
         jump = np.diff(index) != 1
         inner = np.append(self.joints, True)[index[:-1]] if len(index) else np.zeros(0, bool)
         return replace(

@@ -1,7 +1,8 @@
 """mmCIF files: the table ``_atom_site``, tokenised by Biopython.
 
 Author's names of chains and residues are used, as in PDB files; ``label_seq_id`` tells what belongs
-to a polymer, where the writer of the file used it so. Rows are numbered from 1 where PDB files have lines.
+to a polymer, where the writer of the file used it so. Rows are numbered from 1 where PDB files have
+lines.
 """
 
 from __future__ import annotations
