@@ -159,50 +159,51 @@ def test_what_a_model_cannot_fit_falls_back_and_gaps_are_taken():
         Statistical("Prophet", 1)
 
 
-# --- a user's table ----------------------------------------------------------------------------
-
-
-def table(paths, names=("a", "b"), start="2020-01-01 05:00", tail=""):
+def table(columns, names=("a", "b"), start="2020-01-01 05:00"):
+    """Cell = 100 · series + 10 · step + column."""
     times = pd.date_range(start, periods=3, freq="h")
-    lines = ["unique_id,ds," + ",".join(paths) + ",note"]
+    lines = ["unique_id,ds," + ",".join(columns)]
     for i, name in enumerate(names):
         for h, t in enumerate(times):
-            cells = [str(100 * i + 10 * h + k) for k in range(len(paths))]
-            lines.append(f"{name},{t},{','.join(cells)},x")
-    return "\n".join(lines) + "\n" + tail
+            cells = [str(100 * i + 10 * h + k) for k in range(len(columns))]
+            lines.append(f"{name},{t},{','.join(cells)}")
+    return "\n".join(lines) + "\n"
 
 
-def test_paths_and_quantiles_of_a_file_are_read_in_the_order_of_the_histories(tmp_path):
+def test_a_users_quantiles_are_found_for_each_history(tmp_path):
     file = tmp_path / "base.csv"
+    file.write_text(table(["0.1", "0.5", "0.9"]))
     histories = [series(np.zeros(5), "b"), series(np.zeros(5), "a")]
-    file.write_text(table(["sample_0", "sample_1"]))
     told = TableForecaster(file).predict(histories, 3)
-    np.testing.assert_array_equal(told[0].samples[..., 0], [[100, 110, 120], [101, 111, 121]])
-    file.write_text(table(["0.9", "q0.1", "0.5"]).replace("0.9", ".9", 1))
-    told = TableForecaster(file).predict(histories, 3)
-    # Columns stand at 0.9, 0.1, 0.5; quantiles may not cross, so the values are sorted.
-    np.testing.assert_allclose(told[1].quantile(0.5)[:, 0], [1, 11, 21])
+    np.testing.assert_allclose(told[0].quantile(0.5)[:, 0], [101, 111, 121], atol=1e-9)
+    np.testing.assert_allclose(told[1].quantile(0.5)[:, 0], [1, 11, 21], atol=1e-9)
+    # A later origin and a shorter horizon find their rows as well.
+    later = TableForecaster(file).predict([series(np.zeros(6), "a")], 2)[0]
+    np.testing.assert_allclose(later.quantile(0.5)[:, 0], [11, 21], atol=1e-9)
+    file.write_text(table(["0.5"], names=("s/u", "s/v")))
     wide = series(np.zeros((5, 2)), "s", channels=("u", "v"))
-    file.write_text(table(["sample_0"], names=("s/u", "s/v")))
     np.testing.assert_array_equal(
         TableForecaster(file).predict([wide], 3)[0].samples[0], [[0, 100], [10, 110], [20, 120]]
     )
 
 
+def test_a_users_paths_keep_their_dependence(tmp_path):
+    file = tmp_path / "base.csv"
+    rows = [f"a,2020-01-01 0{5 + h}:00,{s},{10 * h + s}" for h in range(3) for s in range(2)]
+    file.write_text("unique_id,ds,sample,y\n" + "\n".join(rows) + "\n")
+    told = TableForecaster(file).predict([series(np.zeros(5))], 3)[0]
+    np.testing.assert_array_equal(told.samples[..., 0], [[0, 10, 20], [1, 11, 21]])
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("ds,sample_0\n2020-01-01,1\n", r":1: no column 'unique_id'"),
-        ("unique_id,ds,y\na,2020-01-01,1\n", r":1: neither sample_0"),
-        ("unique_id,ds,0.5\na,2020-01-01,1\n", r":1: neither sample_0"),
-        (table(["sample_0"]).replace(",110,", ",abc,"), r":6: a value is not a finite number"),
-        (table(["sample_0"], tail="a,2020-01-01 06:00:00,1,x\n"), r":8: series 'a' has 2020"),
-        (table(["sample_0"]).replace("2020-01-01 06", "soon", 1), "ds cannot be read"),
-        (table(["sample_0"], start="2020-01-01 06:00"), "series 'a' has no row for 2020-01-01 05"),
-        (table(["sample_0"], names=("z",)), "series 'a' has no row for 2020-01-01 05"),
+        (table(["0.1", "0.9"]).replace(",110,", ",abc,"), r":6: 0.1 is 'abc'"),
+        (table(["0.5"], start="2020-01-01 06:00"), "series 'a' has no row for 2020-01-01 05"),
+        (table(["0.5"], names=("z",)), "no forecast of series 'a'; there are z"),
     ],
 )
-def test_a_broken_table_is_one_clear_error(tmp_path, text, reason):
+def test_what_a_table_lacks_is_one_clear_error(tmp_path, text, reason):
     file = tmp_path / "base.csv"
     file.write_text(text)
     with pytest.raises(InputError, match=reason) as error:
