@@ -270,9 +270,10 @@ def _residues(name: str, first: str, last: str, where: str, chains: Sequence[Cha
     if chain is None:
         if not chains:
             raise InputError(f"{where} names residues, but no motif file is given (--motif)")
+        models = dict.fromkeys(c.chain_id for c in chains)
+        firsts = [next(c for c in chains if c.chain_id == i) for i in models]
         known = ", ".join(
-            f"{c.chain_id} ({c.residue_ids[0]} to {c.residue_ids[-1]})"
-            for c in {c.chain_id: c for c in reversed(chains)}.values()
+            f"{c.chain_id} ({c.residue_ids[0]} to {c.residue_ids[-1]})" for c in firsts
         )
         raise InputError(f"{where}: the motif file has no chain {name}; it has {known}")
     ids = {text.upper(): row for row, text in enumerate(chain.residue_ids)}

@@ -148,8 +148,9 @@ def fetch(
         files[entry.file] = Path(got)
         if entry.chain:
             wanted[entry.file] = entry.chain
-        if known.get(entry.file) != (expected or None):
-            known[entry.file] = expected or pooch.file_hash(got)
+        checksum = expected or pooch.file_hash(got)
+        if known.get(entry.file) != checksum:
+            known[entry.file] = checksum
             lines = [f"{value}  {name}\n" for name, value in sorted(known.items())]
             write_atomically(folder / _CHECKSUMS, "".join(lines))
         if progress is not None:

@@ -14,6 +14,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+from domains.proteins.chain import Chain
 from domains.proteins.contigs import Contig, parse_contig
 from domains.proteins.io import read_chains
 from sciflow.data import shared_data
@@ -65,10 +66,13 @@ def rfdiffusion_benchmark(folder: str | Path | None = None) -> list[MotifProblem
     """
     root = _folder(folder, "rfdiffusion_benchmark")
     problems = []
+    read: dict[Path, list[Chain]] = {}
     for line, row in _rows(root / "benchmark.csv"):
         source = root / "targets" / Path(row["motif_path"]).name
         try:
-            found = parse_contig(row["contig"], read_chains(source).chains, row["length"])
+            if source not in read:
+                read[source] = read_chains(source).chains
+            found = parse_contig(row["contig"], read[source], row["length"])
         except InputError as error:
             raise InputError(error.reason, root / "benchmark.csv", line) from error
         redesign = _listed(row["idcs_to_redesign"].replace(",", ";"))
