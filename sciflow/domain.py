@@ -93,6 +93,7 @@ class Domain(ABC):
         requests: those of them that every model can be asked for, trained on them or not: sizes.
         datasets: ``{name: one line}`` of data sets that :meth:`dataset` knows.
         packages: distributions whose versions a run records beside torch's and numpy's.
+        training: ``steps``, ``batch_size`` and ``lr`` where ``sciflow train`` is not told them.
     """
 
     name: ClassVar[str]
@@ -101,6 +102,7 @@ class Domain(ABC):
     properties: ClassVar[Mapping[str, Property]]
     datasets: ClassVar[Mapping[str, str]]
     packages: ClassVar[Sequence[str]] = ()
+    training: ClassVar[Mapping[str, Any]] = {}
     requests: ClassVar[Sequence[str]] = ()
 
     # --- training ---------------------------------------------------------------------------
@@ -267,6 +269,7 @@ class Domain(ABC):
 DOMAINS: dict[str, str] = {
     "molecules": "domains.molecules.adapter:Molecules",
     "proteins": "domains.proteins.adapter:Proteins",
+    "timeseries": "domains.timeseries.adapter:TimeSeries",
 }
 """Our own adapters: name → "module:Class"."""
 

@@ -80,6 +80,8 @@ def frame_of(y: Tensor, given: Tensor, season: int) -> Frame:
         season: steps of a season, 1 for none.
     """
     known = given & torch.isfinite(y)
+    if y.numel() == 0:
+        return Frame(*(torch.ones_like(y) for _ in range(4)))
     y = torch.where(known, y, torch.zeros_like(y))
     n = known.sum(1, keepdim=True)
     centre = y.sum(1, keepdim=True) / n.clamp(min=1)
@@ -91,7 +93,7 @@ def frame_of(y: Tensor, given: Tensor, season: int) -> Frame:
 
     # Rows of a phase: [B, R, season, C], the season's r-th repetition.
     b, length, c = y.shape
-    rows = -(-length // season)
+    rows = max(-(-length // season), 1)
     z, known = (_in_rows(v, rows, season) for v in (z / spread, known))
     number = torch.arange(rows).view(1, rows, 1, 1)
     last = torch.where(known, number, -1).cummax(1).values

@@ -3,7 +3,7 @@ r"""Training windows: where they begin, what of them is given, and how the netwo
 A window is ``context + horizon`` steps of one series. What is given of it is drawn with it, so that
 one network learns every task:
 
-    forecast   all that was observed before the origin (which mostly stands ``horizon`` from the end)
+    forecast   all that was observed before the origin, mostly ``horizon`` steps from the end
     gaps       the same with part of the history missing: at random, or a block anywhere in it
     infill     all but random steps, or but a block, anywhere in the window
     free       nothing: the unconditional model, which self-guidance and synthesis ask for
@@ -22,16 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from domains.timeseries.frame import Frame, frame_of
+from domains.timeseries.covariates import Covariates
+from domains.timeseries.encoding import batch_of
 from domains.timeseries.series import Series
 from sciflow.random import Draws
-from sciflow.state import Context, State
+from sciflow.state import State
 
-__all__ = ["FIELD", "Patterns", "Windows", "batch_of", "features_of"]
-
-FIELD = "series"
-FEATURES = 6
-"""Numbers a step that every network reads beside the covariates; see :func:`features_of`."""
+__all__ = ["Patterns", "Windows"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Patterns:
 
     def __call__(self, real: Tensor, origin: int, draws: Draws) -> Tensor:
         """Bool ``[B, L, C]``: what is given, of ``real`` elements of windows."""
-        b, length, _ = real.shape
+        length = real.shape[1]
         u = draws.uniform((8,), "pattern", dtype=torch.float64)
         place = torch.arange(length)
         kind, moved = u[:, 0], u[:, 1] < self.anywhere
@@ -73,64 +70,6 @@ class Patterns:
         return (given & ~free[:, None])[..., None] & real
 
 
-def features_of(y: Tensor, given: Tensor, frame: Frame, lags: Sequence[int] = ()) -> Tensor:
-    """What the network is told of each step, float32 ``[B, L, C, 3 + len(lags)]``.
-
-    The given values and the anchors in units of the window's spread, log(σ/spread), and the given
-    values at fixed lags relative to the frame (0 where there is none).
-    """
-
-    def soft(v: Tensor) -> Tensor:
-        return torch.asinh(v)
-
-    z = torch.where(given, (y - frame.centre) / frame.spread, 0.0)
-    parts = [soft(z), soft((frame.anchor - frame.centre) / frame.spread),
-             (frame.scale / frame.spread).log()]  # fmt: skip
-    for lag in lags:
-        parts.append(_lagged(y, given, frame, lag))
-    return torch.stack(parts, -1).float()
-
-
-def _lagged(y: Tensor, given: Tensor, frame: Frame, lag: int) -> Tensor:
-    """x of the value ``lag`` steps before, 0 where it is not given."""
-    past = torch.full_like(y, torch.nan)
-    if lag < y.shape[1]:
-        past[:, lag:] = torch.where(given, y, torch.nan)[:, : y.shape[1] - lag]
-    return frame.encode(past).nan_to_num(nan=0.0)
-
-
-def batch_of(
-    y: Tensor, given: Tensor, real: Tensor, season: int, lags: Sequence[int] = (),
-    covariates: Tensor | None = None,
-) -> State:  # fmt: skip
-    """Windows as a batch of the core: the field, the mask, what is given, features and the frame.
-
-    Args:
-        y: float64 ``[B, L, C]``; NaN where unknown.
-        given: bool ``[B, L, C]``.
-        real: bool ``[B, L, C]``: steps that exist: given, or to be drawn.
-        season: of the frame.
-        lags: see :func:`features_of`.
-        covariates: standardised, ``[B, L, K]``.
-    """
-    given = given & torch.isfinite(y)
-    none = ~given.flatten(1).any(1)
-    # Where nothing is given, the window is seen in units of its own mean and spread.
-    plain = frame_of(y, torch.where(none[:, None, None], real, given), season)
-    frame = Frame(
-        plain.centre, plain.spread,
-        torch.where(none[:, None, None], plain.centre, plain.anchor),
-        torch.where(none[:, None, None], plain.spread, plain.scale),
-    )  # fmt: skip
-    x = frame.encode(y).nan_to_num(nan=0.0).float()
-    features = features_of(torch.where(given, y, torch.nan), given, frame, lags)
-    if covariates is not None:
-        wide = covariates[:, :, None].expand(-1, -1, y.shape[2], -1).float()
-        features = torch.cat((features, wide), -1)
-    extras = {"features": features, "anchor": frame.anchor, "scale": frame.scale}
-    return State({FIELD: x}, Context(real, {}, {FIELD: given}, extras))
-
-
 class Windows:
     """Every window of a set of series, encoded as it is asked for.
 
@@ -139,23 +78,42 @@ class Windows:
         context: steps before the origin.
         horizon: steps from it on.
         season: of the frame.
-        patterns: what is given.
-        lags: see :func:`features_of`.
+        patterns: what is given; ``None`` is plain forecasts.
+        lags: see :func:`~domains.timeseries.encoding.features_of`.
+        covariates: how those of the series enter, if they have any.
+        origins: so many windows a series, its last horizons one after the other; default all.
         seed: of the patterns.
     """
 
-    def __init__(self, series: Sequence[Series], context: int, horizon: int, season: int,
-                 patterns: Patterns | None = None, lags: Sequence[int] = (), seed: int = 0):  # fmt: skip
+    def __init__(
+        self,
+        series: Sequence[Series],
+        context: int,
+        horizon: int,
+        season: int,
+        patterns: Patterns | None = None,
+        lags: Sequence[int] = (),
+        covariates: Covariates | None = None,
+        origins: int | None = None,
+        seed: int = 0,
+    ):
         self.context, self.horizon, self.season = context, horizon, season
-        self.patterns, self.lags, self.seed = patterns or Patterns(), tuple(lags), seed
-        pad = np.full((context, series[0].values.shape[1]), np.nan)
+        self.patterns, self.lags, self.seed = patterns, tuple(lags), seed
+        self.covariates = covariates
         # Before the first value stand empty steps, so that short histories are windows as well.
+        pad = np.full((context, series[0].values.shape[1]), np.nan)
         self.values = torch.from_numpy(np.concatenate([p for s in series for p in (pad, s.values)]))
+        if covariates is not None:
+            empty = np.full((context, len(covariates.names)), np.nan)
+            told = [covariates.of(s, len(s)) for s in series]
+            self.told = torch.from_numpy(np.concatenate([p for x in told for p in (empty, x)]))
         least = min(max(2 * season, horizon), context)
         starts, offset = [], 0
         for s in series:
-            n = len(s) - horizon - least + 1
-            starts.append(offset + least + np.arange(max(n, 0)))
+            first = least if origins is None else max(least, len(s) - origins * horizon)
+            step = 1 if origins is None else horizon
+            last = len(s) - horizon
+            starts.append(offset + np.arange(last, first - 1, -step)[::-1])
             offset += context + len(s)
         self.starts = torch.from_numpy(np.concatenate(starts))
         self.lengths = torch.full((len(self.starts),), context + horizon)
@@ -167,12 +125,29 @@ class Windows:
         """SHA-256 of the values and of where windows begin."""
         h = hashlib.sha256(self.values.numpy().tobytes())
         h.update(self.starts.numpy().tobytes())
+        if self.covariates is not None:
+            h.update(self.told.numpy().tobytes())
         return h.hexdigest()
+
+    def window(self, rows: Tensor) -> Tensor:
+        """Values of the windows ``rows``, ``[B, context + horizon, C]``, NaN where unknown."""
+        return self.values[self._steps(rows)]
+
+    def _steps(self, rows: Tensor) -> Tensor:
+        return self.starts[rows][:, None] + torch.arange(self.context + self.horizon)
 
     def collate(self, rows: Tensor) -> State:
         """The windows ``rows`` as a batch."""
-        steps = torch.arange(self.context + self.horizon)
-        y = self.values[self.starts[rows][:, None] + steps]
+        steps = self._steps(rows)
+        y = self.values[steps]
         real = torch.isfinite(y)
-        given = self.patterns(real, self.context, Draws(self.seed, rows))
-        return batch_of(y, given, real, self.season, self.lags)
+        if self.patterns is None:
+            given = real & (torch.arange(y.shape[1]) < self.context)[:, None]
+        else:
+            given = self.patterns(real, self.context, Draws(self.seed, rows))
+        told = None
+        if self.covariates is not None:
+            told = self.told[steps]
+            if not self.covariates.known_future:
+                told[:, self.context :] = torch.nan
+        return batch_of(y, given, real, self.season, self.lags, told)

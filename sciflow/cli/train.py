@@ -23,10 +23,10 @@ __all__ = ["train"]
               help="Train what can guide a model: a predictor of its properties.")  # fmt: skip
 @click.option("--target-properties", callback=names, metavar="NAMES",
               help="What the model can later be asked for, e.g. gap,dipole.")  # fmt: skip
-@click.option("--steps", type=click.IntRange(min=1), default=20_000, show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True,
-              help="Samples a step, over all processes.")  # fmt: skip
-@click.option("--lr", type=float, default=1e-3, show_default=True, help="Peak learning rate.")
+@click.option("--steps", type=click.IntRange(min=1), help="Default the domain's, or 20000.")
+@click.option("--batch-size", type=click.IntRange(min=1),
+              help="Samples a step, over all processes; default the domain's, or 64.")  # fmt: skip
+@click.option("--lr", type=float, help="Peak learning rate; default the domain's, or 0.001.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("-o", "--out", type=FILE, required=True,
               help="Folder of the log, checkpoints and, at the end, model/.")  # fmt: skip
@@ -41,8 +41,8 @@ __all__ = ["train"]
 @click.option("--checkpoint-every", type=click.IntRange(min=1), default=500, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Of torch, on the CPU, a process.")
 def train(domain: str, source: str, preset: str | None, origin: str | None,
-          predict_for: str | None, target_properties: list[str] | None, steps: int,
-          batch_size: int, lr: float, seed: int, out: Path, resume: bool, devices: str,
+          predict_for: str | None, target_properties: list[str] | None,
+          steps: int | None, batch_size: int | None, lr: float | None, seed: int, out: Path, resume: bool, devices: str,
           num_nodes: int, strategy: str, accelerator: str, precision: str, checkpoint_every: int,
           threads: int | None) -> None:  # fmt: skip
     """Train a model of DOMAIN; the same command again goes on from its last checkpoint.
@@ -60,6 +60,9 @@ def train(domain: str, source: str, preset: str | None, origin: str | None,
     require_folder(out)
     conditions = target_properties or []
     require_properties(conditions, adapter.properties, domain)
+    own = {"steps": 20_000, "batch_size": 64, "lr": 1e-3, **adapter.training}
+    steps, batch_size = steps or own["steps"], batch_size or own["batch_size"]
+    lr = own["lr"] if lr is None else lr
     if not lr > 0:
         raise InputError(f"--lr must be positive, not {lr}")
 

@@ -167,11 +167,15 @@ def padded(model: Model, state: State, more: int) -> State:
         sides = [0, 0] * (x.ndim - 1 - k) + [0, more] * k
         return torch.nn.functional.pad(x, sides)
 
+    mask = state.context.mask
     given = {f: longer(m, m.ndim - 1) for f, m in state.context.given.items()}
-    mask = longer(state.context.mask, state.context.mask.ndim - 1)
+    extras = {
+        name: longer(x, mask.ndim - 1) if x.shape[: mask.ndim] == mask.shape else x
+        for name, x in state.context.extras.items()
+    }
     return State(
         {f: longer(x, axes[f]) for f, x in state.fields.items()},
-        state.context.replace(mask=mask, given=given),
+        state.context.replace(mask=longer(mask, mask.ndim - 1), given=given, extras=extras),
     )
 
 
@@ -189,8 +193,18 @@ def assert_same(model: Model, like: State, found: Any, expected: Any, precision:
 
 def one_element(model: Model) -> Context:
     """The context of one sample of one element that asks for nothing."""
-    unknown = {c: torch.full((1,), torch.nan) for c in model.properties}
-    return Context(torch.ones(1, 1, dtype=torch.bool), unknown)
+    draws = Draws(0, torch.zeros(1, dtype=torch.int64))
+    context = model.domain.context(model.config, model.reference, draws, {})
+    shape = context.mask.shape
+
+    def first(x: Tensor) -> Tensor:
+        return (
+            x[(slice(None), *(slice(1) for _ in shape[1:]))]
+            if x.shape[: len(shape)] == shape
+            else x
+        )
+
+    return context.apply(first).replace(mask=torch.ones((1,) * len(shape), dtype=torch.bool))
 
 
 def even(mask: Tensor) -> Tensor:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sciflow.paths.base import LEVEL_LIMIT
 from sciflow.state import Context
 
 __all__ = ["SeriesInputs"]
-
-_LEAST = -12.0
-"""Level below which an element counts as known: a given one stands at the clamp of the path."""
 
 
 class SeriesInputs(nn.Module):
@@ -30,14 +28,13 @@ class SeriesInputs(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(inputs ``[B, L, C, width]``, noise level of the sample ``[B]``, real ``[B, L, C]``)."""
         x, level, real = inputs[self.field], levels[self.field], context.mask
-        if level.ndim == 1:
-            known = torch.zeros_like(real)
-        else:
-            given = context.given.get(self.field)
-            known = torch.zeros_like(real) if given is None else given
-            # All unknown elements of a sample share one level.
-            level = level.masked_fill(known | ~real, -torch.inf).flatten(1).amax(1)
-            level = level.clamp(min=_LEAST)
+        known = torch.zeros_like(real)
+        if level.ndim > 1:
+            level = level.reshape(level.shape + (1,) * (x.ndim - level.ndim)).expand_as(x)
+            # Time 0 stands at the path's lowest level: the element is given.
+            known = level <= -LEVEL_LIMIT
+            # The unknown elements of a sample share one level.
+            level = level.masked_fill(known | ~real, -LEVEL_LIMIT).flatten(1).amax(1)
         parts = [torch.stack((x, known.to(x.dtype), real.to(x.dtype)), -1)]
         if self.features:
             parts.append(context.extras["features"].to(x.dtype))

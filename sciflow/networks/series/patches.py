@@ -74,14 +74,16 @@ class PatchTransformer(Network):
         """See :class:`~sciflow.denoisers.Network`."""
         x, level, real = self.inputs(inputs, levels, context)
         b, length, c, width = x.shape
-        # Patches are counted from the end: what comes next is always a whole patch.
-        left = -length % self.patch
-        x = F.pad(x, (0, 0, 0, 0, left, 0))
-        real = F.pad(real, (0, 0, left, 0))
+        rest = -length % self.patch
+        x = F.pad(x, (0, 0, 0, 0, 0, rest))
+        real = F.pad(real, (0, 0, 0, rest))
         n = x.shape[1] // self.patch
-        x = x.view(b, n, self.patch, c, width).permute(0, 3, 1, 2, 4).reshape(b, c, n, -1)
-        h = self.embed(x) + self.position[-n:] + self.channel[:c, None]
-        h = h.view(b, c * n, -1)
+        x = x.view(b, n, self.patch, c, width).permute(0, 3, 1, 2, 4)
+        x = x.reshape(b, c, n, self.patch * width)
+        # Padding may be longer and wider than any series; it has no place.
+        place, channel = (_rows(p, k) for p, k in ((self.position, n), (self.channel, c)))
+        h = self.embed(x) + place + channel[:, None]
+        h = h.flatten(1, 2)
         some = real.view(b, n, self.patch, c).any(2).transpose(1, 2).reshape(b, 1, 1, c * n)
         # A finite floor: a sample without any real step must not turn into NaN.
         bias = torch.zeros_like(some, dtype=h.dtype)
@@ -90,7 +92,7 @@ class PatchTransformer(Network):
         for block in self.blocks:
             h = block(h, signal, bias)
         out = self.out(self.norm(h)).view(b, c, n, self.patch).permute(0, 2, 3, 1)
-        return {self.field: out.reshape(b, n * self.patch, c)[:, left:]}
+        return {self.field: out.reshape(b, n * self.patch, c)[:, :length]}
 
 
 class _Block(nn.Module):
@@ -105,11 +107,18 @@ class _Block(nn.Module):
     def forward(self, h: Tensor, c: Tensor, bias: Tensor) -> Tensor:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(c)
         b, n, dim = h.shape
-        qkv = self.qkv(self.norm(h) * scale_a + shift_a).view(b, n, 3, self.heads, -1)
+        qkv = self.qkv(self.norm(h) * scale_a + shift_a).view(
+            b, n, 3, self.heads, dim // self.heads
+        )
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         values = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         h = h + gate_a * self.drop(self.merge(values.transpose(1, 2).reshape(b, n, dim)))
         return h + gate_m * self.drop(self.mlp(self.norm(h) * scale_m + shift_m))
+
+
+def _rows(table: Tensor, n: int) -> Tensor:
+    """The first ``n`` rows, zeros beyond the last."""
+    return F.pad(table, (0, 0, 0, max(n - len(table), 0)))[:n]
 
 
 def _waves(n: int, dim: int) -> Tensor:

@@ -1,0 +1,162 @@
+"""Between series and states of the core: one field, its frame, and what the network is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from domains.timeseries.frame import Frame, frame_of
+from domains.timeseries.series import Series
+from sciflow.state import Context, State
+
+__all__ = [
+    "FIELD",
+    "batch_of",
+    "decode_series",
+    "encode_free",
+    "feature_count",
+    "features_of",
+    "free_context",
+    "unframed",
+]
+
+FIELD = "series"
+
+
+def feature_count(lags: Sequence[int], covariates: int) -> int:
+    """Numbers a step and channel that :func:`batch_of` tells the network."""
+    return 3 + len(lags) + 2 * covariates
+
+
+def features_of(y: Tensor, given: Tensor, frame: Frame, lags: Sequence[int] = ()) -> Tensor:
+    """What the network is told of each step, float32 ``[B, L, C, 3 + len(lags)]``.
+
+    The given values and the anchors in units of the window's spread, log(σ/spread), and the given
+    values at fixed lags relative to the frame (0 where there is none).
+    """
+
+    def soft(v: Tensor) -> Tensor:
+        return torch.asinh(v)
+
+    z = torch.where(given, (y - frame.centre) / frame.spread, 0.0)
+    parts = [soft(z), soft((frame.anchor - frame.centre) / frame.spread),
+             (frame.scale / frame.spread).log()]  # fmt: skip
+    for lag in lags:
+        parts.append(_lagged(y, given, frame, lag))
+    return torch.stack(parts, -1).float()
+
+
+def _lagged(y: Tensor, given: Tensor, frame: Frame, lag: int) -> Tensor:
+    """x of the value ``lag`` steps before, 0 where it is not given."""
+    past = torch.full_like(y, torch.nan)
+    if lag < y.shape[1]:
+        past[:, lag:] = torch.where(given, y, torch.nan)[:, : y.shape[1] - lag]
+    return frame.encode(past).nan_to_num(nan=0.0)
+
+
+def batch_of(
+    y: Tensor, given: Tensor, real: Tensor, season: int, lags: Sequence[int] = (),
+    covariates: Tensor | None = None,
+) -> State:  # fmt: skip
+    """Windows as a batch of the core: the field, the mask, what is given, features and the frame.
+
+    Args:
+        y: float64 ``[B, L, C]``; NaN where unknown.
+        given: bool ``[B, L, C]``.
+        real: bool ``[B, L, C]``: steps that exist: given, or to be drawn.
+        season: of the frame.
+        lags: see :func:`features_of`.
+        covariates: standardised, ``[B, L, K]``, NaN where unknown.
+    """
+    given = given & torch.isfinite(y)
+    none = ~given.flatten(1).any(1)
+    # Where nothing is given, the window is seen in units of its own mean and spread.
+    plain = frame_of(y, torch.where(none[:, None, None], real, given), season)
+    frame = Frame(
+        plain.centre, plain.spread,
+        torch.where(none[:, None, None], plain.centre, plain.anchor),
+        torch.where(none[:, None, None], plain.spread, plain.scale),
+    )  # fmt: skip
+    x = frame.encode(y).nan_to_num(nan=0.0).float()
+    features = features_of(torch.where(given, y, torch.nan), given, frame, lags)
+    if covariates is not None:
+        features = torch.cat((features, _told(covariates, y.shape[2])), -1)
+    extras = {"features": features, "anchor": frame.anchor, "scale": frame.scale}
+    return State({FIELD: x}, Context(real, {}, {FIELD: given}, extras))
+
+
+def unframed(
+    y: Tensor, given: Tensor, real: Tensor, lags: int, covariates: Tensor | None = None
+) -> State:
+    """Windows for the unconditional model: nothing is given, and the network is told nothing.
+
+    Args:
+        y: float64 ``[B, L, C]``.
+        given: bool ``[B, L, C]``: whose mean and spread are the units, and whose x is not 0.
+        real: bool ``[B, L, C]``.
+        lags: how many the network reads.
+        covariates: standardised, ``[B, L, K]``.
+    """
+    plain = frame_of(y, given, 1)
+    anchor, scale = (v.expand_as(y) for v in (plain.centre, plain.spread))
+    frame = Frame(plain.centre, plain.spread, anchor, scale)
+    x = torch.where(given, frame.encode(y), 0.0).float()
+    features = torch.zeros(*y.shape, 3 + lags)
+    if covariates is not None:
+        features = torch.cat((features, _told(covariates, y.shape[2])), -1)
+    extras = {"features": features, "anchor": anchor, "scale": scale}
+    return State({FIELD: x}, Context(real, {}, {}, extras))
+
+
+def _told(covariates: Tensor, channels: int) -> Tensor:
+    """Covariates as the network reads them, ``[B, L, C, 2K]``."""
+    # Where one is unknown it stands at its mean, and its mark says so.
+    told = torch.cat((covariates.nan_to_num(nan=0.0), torch.isfinite(covariates)), -1)
+    return told[:, :, None].expand(-1, -1, channels, -1).float()
+
+
+def free_context(config: Mapping[str, Any], centre: Tensor, spread: Tensor) -> Context:
+    """Windows of which nothing is given, of a wanted mean and spread, each ``[B, C]``."""
+    b, c = centre.shape
+    length = config["context"] + config["horizon"]
+    anchor, scale = (v.double()[:, None].expand(b, length, c) for v in (centre, spread))
+    return _free(config, torch.ones(b, length, c, dtype=torch.bool), anchor, scale)
+
+
+def encode_free(config: Mapping[str, Any], records: Sequence[Series]) -> State:
+    """Whole series as clean data, each in units of its own mean and spread; shorter ones padded."""
+    length = max(map(len, records), default=0)
+    c = len(records[0].channels) if records else config["channels"]
+    y = torch.full((len(records), length, c), torch.nan, dtype=torch.float64)
+    for row, s in zip(y, records, strict=True):
+        row[: len(s)] = torch.from_numpy(s.values)
+    real = torch.isfinite(y)
+    frame = frame_of(y, real, 1)
+    anchor, scale = (v.expand_as(y) for v in (frame.centre, frame.spread))
+    x = Frame(frame.centre, frame.spread, anchor, scale).encode(y).nan_to_num(nan=0.0).float()
+    return State({FIELD: x}, _free(config, real, anchor, scale))
+
+
+def decode_series(config: Mapping[str, Any], state: State) -> list[Series]:
+    """The series of a batch; time stamps begin at an arbitrary date."""
+    anchor, scale = state.context.extras["anchor"], state.context.extras["scale"]
+    y = Frame(anchor, scale, anchor, scale).decode(state[FIELD])
+    y = y.masked_fill(~state.context.mask, torch.nan)
+    records = []
+    for i, (row, real) in enumerate(zip(y, state.context.mask, strict=True)):
+        n = int(real.any(1).nonzero().max()) + 1 if bool(real.any()) else 0
+        names = ("y",) if row.shape[1] == 1 else tuple(f"y{k}" for k in range(row.shape[1]))
+        start = pd.Timestamp("2000-01-01")
+        records.append(Series(f"series-{i}", start, config["freq"], row[:n].numpy(), names))
+    return records
+
+
+def _free(config: Mapping[str, Any], real: Tensor, anchor: Tensor, scale: Tensor) -> Context:
+    known = config["covariates"]
+    f = feature_count(config["lags"], 0 if known is None else len(known["names"]))
+    features = torch.zeros(*real.shape, f)
+    return Context(real, {}, {}, {"features": features, "anchor": anchor, "scale": scale})

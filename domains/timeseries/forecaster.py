@@ -1,0 +1,259 @@
+"""The forecaster as a user meets it: series in, paths out, any horizon and any gaps.
+
+    forecaster = load_forecaster()                       # the bundled model for hourly series
+    forecast = forecaster.forecast(table, horizon=24)[0]
+    forecast.quantile(0.9), forecast.plot()
+
+A path of a series is a function of (model, settings, seed, the series' name and last time stamp,
+the path's number): not of the other series, nor of how many paths are asked for. Horizons beyond
+the model's are rolled out: each path goes on from its own past, block after block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from domains.timeseries.covariates import Covariates
+from domains.timeseries.forecast import Forecast, Imputation
+from domains.timeseries.paths import PathDrawer, stream_of
+from domains.timeseries.series import Series
+from sciflow.errors import InputError
+from sciflow.model import Model, load
+
+__all__ = ["Forecaster", "load_forecaster"]
+
+Progress = Callable[[int, int], None]
+
+
+class Forecaster:
+    """A trained model of series.
+
+    Args:
+        model: of the domain ``timeseries``.
+
+    Raises:
+        InputError: a model of something else.
+    """
+
+    def __init__(self, model: Model):
+        if model.domain.name != "timeseries":
+            raise InputError(f"model {model.name!r} makes {model.domain.name}, not time series")
+        self.model, config = model, model.config
+        self.context, self.horizon = config["context"], config["horizon"]
+        self.channels, self.freq = config["channels"], config["freq"]
+        known = config["covariates"]
+        self.covariates = None if known is None else Covariates(**known)
+
+    @classmethod
+    def load(cls, name: str | Path) -> Forecaster:
+        """A model's folder, or a bundled model by name."""
+        return cls(load(name))
+
+    def forecast(
+        self,
+        data: Sequence[Series] | Series | pd.DataFrame,
+        horizon: int,
+        samples: int = 100,
+        seed: int = 0,
+        *,
+        method: str | None = None,
+        steps: int | None = None,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> list[Forecast]:
+        """Continue each series by ``horizon`` steps.
+
+        Args:
+            data: series, or a table in any layout that ``read_table`` knows.
+            horizon: how many steps.
+            samples: paths a series.
+            seed: any integer.
+            method: see :mod:`domains.timeseries.methods`; default the model's.
+            steps: network calls a block of the model's horizon; default the model's.
+            progress: told (series done, series).
+            settings: further ones of the sampler.
+
+        Raises:
+            InputError: a series is not one that the model can continue.
+        """
+        series = self._accepted(data)
+        for what, n in (("horizon", horizon), ("samples", samples)):
+            if n < 1:
+                raise InputError(f"{what} must be 1 or more, not {n}")
+        drawer = PathDrawer.of(self.model, method, steps, seed, **settings)
+        blocks = -(-horizon // self.horizon)
+        calls = blocks * len(drawer.sampler.plan(self.model.denoiser))
+        forecasts: list[Forecast] = []
+        for group in _groups(series, max(drawer.rows // samples, 1)):
+            paths = self._continued(group, horizon, samples, drawer)
+            forecasts += [
+                Forecast(s.name, s.channels, s.future(horizon), p, calls, s)
+                for s, p in zip(group, paths, strict=True)
+            ]
+            if progress is not None:
+                progress(len(forecasts), len(series))
+        return forecasts
+
+    def impute(
+        self,
+        data: Sequence[Series] | Series | pd.DataFrame,
+        samples: int = 100,
+        seed: int = 0,
+        *,
+        method: str | None = None,
+        steps: int | None = None,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> list[Imputation]:
+        """Fill the gaps of each series, ``samples`` times; arguments as of :meth:`forecast`."""
+        series = self._accepted(data)
+        drawer = PathDrawer.of(self.model, method, steps, seed, **settings)
+        done = []
+        for s in series:
+            done.append(Imputation(s, self._filled(s, samples, drawer)))
+            if progress is not None:
+                progress(len(done), len(series))
+        return done
+
+    def _accepted(self, data: Sequence[Series] | Series | pd.DataFrame) -> list[Series]:
+        if isinstance(data, pd.DataFrame):
+            from domains.timeseries.tables import read_table
+
+            data = read_table(data).series
+        series = [data] if isinstance(data, Series) else list(data)
+        for s in series:
+            if s.freq != self.freq:
+                raise InputError(
+                    f"series {s.name!r} has steps of {s.freq!r}, the model {self.model.name!r} of "
+                    f"{self.freq!r}; resample it, or train a model: sciflow train timeseries "
+                    "--data FILE --out RUN"
+                )
+            if not s.observed[-self.context :].any():
+                raise InputError(
+                    f"series {s.name!r}: none of its last {self.context} values is observed; there "
+                    "is nothing to go on from"
+                )
+        return series
+
+    def _continued(
+        self, group: Sequence[Series], horizon: int, samples: int, drawer: PathDrawer
+    ) -> list[np.ndarray]:
+        """Paths ``[S, H, C]`` of each series; several at once, which is faster."""
+        windows, owner, streams = [], [], []
+        joint = [part for s in group for part in self._parts(s)]
+        for k, s in enumerate(joint):
+            windows.append(_tail(s, self.context))
+            owner.append(k)
+            streams.append(stream_of(f"{s.name} {s.index[-1]}"))
+        past = torch.stack(windows).repeat_interleave(samples, 0)
+        numbers = torch.arange(samples).repeat(len(joint))
+        rows = torch.tensor(streams).repeat_interleave(samples).tolist()
+        blocks = []
+        for b in range(-(-horizon // self.horizon)):
+            y = torch.nn.functional.pad(past, (0, 0, 0, self.horizon), value=torch.nan)
+            given = torch.isfinite(y)
+            real = given.clone()
+            real[:, self.context :] = True
+            told = self._told(joint, b * self.horizon, samples)
+            # Each block has numbers of its own.
+            keys = [r ^ stream_of(f"block {b}") if b else r for r in rows]
+            y = drawer(y, given, real, told, keys, numbers, samples)
+            blocks.append(y[:, self.context :])
+            past = y[:, self.horizon :]
+        paths = torch.cat(blocks, 1)[:, :horizon].view(len(joint), samples, horizon, -1).numpy()
+        return self._joined(group, paths)
+
+    def _parts(self, s: Series) -> list[Series]:
+        """The series itself, or its channels where the model does not take so many together."""
+        if len(s.channels) <= self.channels:
+            return [s]
+        if self.channels > 1:
+            raise InputError(
+                f"series {s.name!r} has {len(s.channels)} channels, the model takes {self.channels}"
+            )
+        return [s.channel(c) for c in s.channels]
+
+    def _joined(self, group: Sequence[Series], paths: np.ndarray) -> list[np.ndarray]:
+        joined, i = [], 0
+        for s in group:
+            n = len(self._parts(s))
+            joined.append(np.concatenate(list(paths[i : i + n]), -1))
+            i += n
+        return joined
+
+    def _told(self, joint: Sequence[Series], shift: int, samples: int) -> Tensor | None:
+        """Covariates of the windows that begin ``shift`` steps after the first ones."""
+        if self.covariates is None:
+            return None
+        length = self.context + self.horizon
+        told = np.full((len(joint), length, len(self.covariates.names)), np.nan)
+        for row, s in zip(told, joint, strict=True):
+            values = self.covariates.of(s, len(s) + shift + self.horizon)
+            if not self.covariates.known_future:
+                values[len(s) :] = np.nan
+            part = values[-length:]
+            row[length - len(part) :] = part
+        return torch.from_numpy(told).repeat_interleave(samples, 0)
+
+    def _filled(self, s: Series, samples: int, drawer: PathDrawer) -> np.ndarray:
+        """Whole paths ``[S, T, C]``: windows from left to right, each going on from the last."""
+        filled = []
+        for part in self._parts(s):
+            filled.append(self._filled_part(part, samples, drawer))
+        return np.concatenate(filled, -1)
+
+    def _filled_part(self, s: Series, samples: int, drawer: PathDrawer) -> np.ndarray:
+        length = self.context + self.horizon
+        y = torch.from_numpy(s.values)[None].repeat(samples, 1, 1)
+        known = torch.isfinite(y)
+        told = None
+        if self.covariates is not None:
+            told = torch.from_numpy(self.covariates.of(s, len(s)))[None].repeat(samples, 1, 1)
+        numbers, stride = torch.arange(samples), length // 2
+        for begin in range(0, max(len(s) - stride, 1), stride):
+            end = min(begin + length, len(s))
+            part = slice(max(end - length, 0), end)
+            if bool(known[0, part].all()):
+                continue
+            stream = stream_of(f"{s.name} {s.index[part.start]}")
+            window = y[:, part].masked_fill(~known[:, part], torch.nan)
+            drawn = drawer(
+                window, known[:, part], torch.ones_like(known[:, part]),
+                None if told is None else told[:, part], [stream] * samples, numbers, samples,
+            )  # fmt: skip
+            # What lies in the last part has little to its right: the next window draws it anew.
+            keep = len(s) if end == len(s) else begin + stride + length // 4
+            inside = slice(part.start, min(end, keep))
+            y[:, inside] = drawn[:, : inside.stop - inside.start]
+            known[:, inside] = True
+        return y.numpy()
+
+
+def load_forecaster(model: str | Path = "timeseries") -> Forecaster:
+    """The bundled forecaster of hourly series, another bundled one by name, or a folder."""
+    return Forecaster.load(model)
+
+
+def _tail(s: Series, n: int) -> Tensor:
+    """The last ``n`` values, ``[n, C]``; NaN before the first."""
+    values = torch.from_numpy(s.values[-n:])
+    return torch.nn.functional.pad(values, (0, 0, n - len(values), 0), value=torch.nan)
+
+
+def _groups(series: Sequence[Series], n: int) -> Iterator[Sequence[Series]]:
+    """Up to ``n`` in a row that have the same channels."""
+    group: list[Series] = []
+    for s in series:
+        if group and (len(group) == n or s.channels != group[0].channels):
+            yield group
+            group = []
+        group.append(s)
+    if group:
+        yield group
