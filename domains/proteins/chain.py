@@ -164,9 +164,10 @@ def find_breaks(backbone: NDArray[np.float32], residue_ids: Sequence[str]) -> ND
         backbone: ``[N, 4, 3]`` in ångström, NaN where missing.
         residue_ids: as in :class:`Chain`.
     """
-    x = np.asarray(backbone, np.float64)
+    x = np.array(backbone, np.float64)
     if len(x) < 2:
         return np.zeros(0, bool)
+    x[~np.isfinite(x)] = np.nan
     peptide = np.linalg.norm(x[:-1, 2] - x[1:, 0], axis=-1)
     trace = np.linalg.norm(x[1:, 1] - x[:-1, 1], axis=-1)
     numbers, letters = zip(*map(parse_residue_id, residue_ids), strict=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from domains.proteins.chain import Chain
-from domains.proteins.evaluators.geometry import Array, angle, torsions
+from domains.proteins.evaluators.geometry import Array, angle, atoms, torsions
 
 __all__ = ["ANGLES", "BONDS", "bond_angles", "bond_lengths", "bonds"]
 
@@ -32,7 +32,7 @@ _PEPTIDE = 0.05
 
 def bond_lengths(chain: Chain) -> dict[str, Array]:
     """Lengths in ångström of each bond of :data:`BONDS`; C-N across a break is left out."""
-    n, ca, c, o = (chain.backbone[:, k].astype(np.float64) for k in range(4))
+    n, ca, c, o = atoms(chain)
     length = {
         "N-CA": np.linalg.norm(ca - n, axis=-1),
         "CA-C": np.linalg.norm(c - ca, axis=-1),
@@ -44,7 +44,7 @@ def bond_lengths(chain: Chain) -> dict[str, Array]:
 
 def bond_angles(chain: Chain) -> dict[str, Array]:
     """Angles in degrees of each of :data:`ANGLES`; none across a break."""
-    n, ca, c = (chain.backbone[:, k].astype(np.float64) for k in range(3))
+    n, ca, c, _ = atoms(chain)
     joined = ~chain.joints
     value = {
         "N-CA-C": angle(n, ca, c),

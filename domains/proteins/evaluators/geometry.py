@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from domains.proteins.chain import Chain
 
-__all__ = ["Torsions", "angle", "dihedral", "torsions"]
+__all__ = ["Torsions", "angle", "atoms", "dihedral", "torsions"]
 
 Array = NDArray[np.float64]
 
@@ -31,6 +31,13 @@ class Torsions(NamedTuple):
     phi: Array
     psi: Array
     omega: Array
+
+
+def atoms(chain: Chain) -> list[Array]:
+    """N, CA, C and O, ``[N, 3]`` each; what is not finite is NaN."""
+    x = chain.backbone.astype(np.float64)
+    x[~np.isfinite(x)] = np.nan
+    return [x[:, k] for k in range(4)]
 
 
 def angle(a: Array, b: Array, c: Array) -> Array:
@@ -50,7 +57,7 @@ def dihedral(a: Array, b: Array, c: Array, d: Array) -> Array:
 
 def torsions(chain: Chain) -> Torsions:
     """φ and ψ ``[N]`` and ω ``[N - 1]`` of a chain; nothing is measured across a break."""
-    n, ca, c = (chain.backbone[:, k].astype(np.float64) for k in range(3))
+    n, ca, c, _ = atoms(chain)
     phi, psi = np.full(len(chain), np.nan), np.full(len(chain), np.nan)
     phi[1:] = dihedral(c[:-1], n[1:], ca[1:], c[1:])
     psi[:-1] = dihedral(n[:-1], ca[:-1], c[:-1], n[1:])

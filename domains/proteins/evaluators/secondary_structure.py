@@ -43,7 +43,7 @@ def dssp(chains: Sequence[Chain]) -> list[str]:
         for first in range(0, len(rows), _CALL):
             part = rows[first : first + _CALL]
             x = np.stack([chains[i].backbone for i in part])
-            missing: NDArray[np.bool_] = np.isnan(x.sum((2, 3)))
+            missing: NDArray[np.bool_] = ~np.isfinite(x.sum((2, 3)))
             # Far from everything, an incomplete residue bonds with nothing.
             away = 1e4 + 1e2 * np.arange(len(prolines), dtype=np.float32)
             x = np.where(missing[..., None, None], away[None, :, None, None], x)
