@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from domains.proteins.frames import Frames, axes, frames_from_trace
 from domains.proteins.rebuild import BEND_MEAN, BEND_STD, rebuild
 from sciflow.denoisers import Network
-from sciflow.networks.embeddings import LevelEmbedding, masked_softmax
+from sciflow.networks.embeddings import LevelEmbedding
 from sciflow.networks.inputs import Modulation, SampleEmbedding
 from sciflow.networks.pairs import length
 from sciflow.paths.base import LEVEL_LIMIT
@@ -121,9 +121,11 @@ class BackboneNetwork(Network):
         if self.pair_dim:
             e = self.pair_mlp(e)
             bias = self.bias(e)
-        bias = bias.unflatten(-1, (self.depth, self.heads)).permute(3, 0, 4, 1, 2)
+        # A finite floor: a sample without residues must not turn into NaN.
+        bias = bias.masked_fill(~mask[:, None, :, None], torch.finfo(bias.dtype).min)
+        bias = bias.unflatten(-1, (self.depth, self.heads)).permute(3, 0, 4, 1, 2).contiguous()
         for block, block_bias in zip(self.blocks, bias.unbind(0), strict=True):
-            h = block(h, c, e, block_bias, mask)
+            h = block(h, c, e, block_bias)
         h = self.norm(h)
         outputs = {f: linear(h) for f, linear in self.out.items()}
         if frames is not None and self.pull is not None:
@@ -260,15 +262,14 @@ class Block(nn.Module):
             nn.Linear(dim, widening * dim), nn.SiLU(), nn.Linear(widening * dim, dim)
         )
 
-    def forward(self, h: Tensor, c: Tensor, e: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, h: Tensor, c: Tensor, e: Tensor, bias: Tensor) -> Tensor:
         """``h [B, N, dim]``, ``c [B, 1 or N, dim]``, ``e [B, N, N, pair_dim]``,
         ``bias [B, heads, N, N]``."""
         b, n, dim = h.shape
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(c)
         qkv = self.qkv(self.norm(h) * scale_a + shift_a)
         q, k, v = qkv.view(b, n, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        logits = q @ k.mT / math.sqrt(q.shape[-1]) + bias
-        a = masked_softmax(logits, mask[:, None, None])
+        a = (q / math.sqrt(q.shape[-1]) @ k.mT + bias).softmax(-1)
         values = (a @ v).transpose(1, 2).reshape(b, n, dim)
         if self.pairs:
             pairs = a.transpose(1, 2) @ e
