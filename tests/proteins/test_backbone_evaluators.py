@@ -284,6 +284,7 @@ def test_tm_scores(real):
     }  # fmt: skip
     best = novelty([moved, b], [a], window=0.15)
     assert best[0] == pytest.approx(1, abs=1e-4)
+    assert novelty([moved], list(real), most=3)[0] == pytest.approx(1, abs=1e-4)
     alike = abs(len(a) - len(b)) <= 0.15 * len(b)
     assert best[1] == pytest.approx(tm_score(b, a)[0]) if alike else np.isnan(best[1])
 

@@ -24,6 +24,9 @@ from sciflow.errors import InputError
 
 __all__ = ["evaluate", "rows"]
 
+_NEAREST = 100
+"""References that a chain is aligned with for novelty."""
+
 
 def evaluate(
     chains: Sequence[Chain],
@@ -37,7 +40,7 @@ def evaluate(
 
     ``rama_*`` judge each residue by its own class, ``rama_general_*`` all by the general grid,
     which is what backbones without a designed sequence are compared by. Where the grids are not on
-    this machine both are left out.
+    this machine both are left out. ``novelty_max_tm`` is a lower bound; see :func:`novelty`.
 
     Args:
         chains: the set.
@@ -67,7 +70,7 @@ def evaluate(
     if thorough:
         values |= diversity(chains, jobs=jobs)
         if reference:
-            best = novelty(chains, reference, jobs=jobs)
+            best = novelty(chains, reference, most=_NEAREST, jobs=jobs)
             if np.isfinite(best).any():
                 values["novelty_max_tm"] = float(np.nanmean(best))
                 values["novel"] = float((best[np.isfinite(best)] < 0.5).mean())

@@ -7,7 +7,7 @@ TM-align (Zhang and Skolnick, Nucleic Acids Res. 33, 2302, 2005) superimposes th
 is largest; above 0.5 two chains have the same fold, 0.17 is the level of unrelated ones. It runs in
 process through the package ``tmtools`` (extra ``proteins``), 2 to 20 ms a pair at 64 to 128
 residues, so novelty looks only at references of nearly the same length, which can hide a match to a
-part of a longer chain.
+part of a longer chain, and where asked to only at those whose helices and strands lie alike.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from domains.proteins.chain import Chain
+from domains.proteins.evaluators.secondary_structure import dssp, three_states
 from sciflow.errors import InputError
 
 __all__ = ["diversity", "novelty", "tm_score"]
@@ -27,6 +28,7 @@ __all__ = ["diversity", "novelty", "tm_score"]
 _SAME_FOLD = 0.5
 _PAIRS = 1000
 _WINDOW = 0.15
+_STRETCHES = 16
 
 
 def tm_score(a: Chain, b: Chain) -> tuple[float, float]:
@@ -73,7 +75,11 @@ def diversity(
 
 
 def novelty(
-    chains: Sequence[Chain], references: Sequence[Chain], window: float = _WINDOW, jobs: int = 1
+    chains: Sequence[Chain],
+    references: Sequence[Chain],
+    window: float = _WINDOW,
+    most: int | None = None,
+    jobs: int = 1,
 ) -> NDArray[np.float64]:
     """The highest TM-score of each chain to any reference, normalised by the chain; ``[M]``.
 
@@ -81,6 +87,9 @@ def novelty(
         chains: samples.
         references: known structures, the training set for instance.
         window: only references whose length is within this share of the sample's are tried.
+        most: of these only so many, those whose secondary structure along the chain is nearest.
+            The answer is then a lower bound: with 100 of some 520 it was the same for four of
+            seven held-out chains, and lower by 0.03 in the mean.
         jobs: worker processes, -1 for every core.
 
     Returns:
@@ -88,16 +97,33 @@ def novelty(
     """
     known = [_points(chain) for chain in references]
     sizes = np.array([len(x) for x, _ in known])
+    if most is not None:
+        ours, theirs = _profiles(chains), _profiles(references)
     tasks, owner = [], []
     for row, chain in enumerate(chains):
         x = _points(chain)
-        for k in np.flatnonzero(np.abs(sizes - len(chain)) <= window * len(chain)):
-            tasks.append((x, known[k]))
-            owner.append(row)
+        near = np.flatnonzero(np.abs(sizes - len(chain)) <= window * len(chain))
+        if most is not None:
+            away = np.abs(theirs[near] - ours[row]).sum(1)
+            near = near[np.argsort(away, kind="stable")[:most]]
+        tasks += [(x, known[k]) for k in near]
+        owner += [row] * len(near)
     best = np.full(len(chains), np.nan)
     if tasks:
         np.fmax.at(best, owner, np.asarray(_many(tasks, jobs))[:, 0])
     return best
+
+
+def _profiles(chains: Sequence[Chain]) -> NDArray[np.float64]:
+    """Shares of helix and strand in sixteen stretches of each chain, ``[M, 32]``."""
+    profiles = np.zeros((len(chains), 2, _STRETCHES))
+    for row, text in enumerate(dssp(chains)):
+        states = np.array([list(three_states(text))] * 2) == [["H"], ["E"]]
+        place = np.arange(len(text)) * _STRETCHES // max(len(text), 1)
+        for k in range(2):
+            profiles[row, k] = np.bincount(place, states[k], _STRETCHES)
+        profiles[row] /= np.maximum(np.bincount(place, minlength=_STRETCHES), 1)
+    return profiles.reshape(len(chains), -1)
 
 
 Points = tuple[NDArray[np.float64], str]
