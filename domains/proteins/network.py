@@ -121,11 +121,12 @@ class BackboneNetwork(Network):
         if self.pair_dim:
             e = self.pair_mlp(e)
             bias = self.bias(e)
-        # A finite floor: a sample without residues must not turn into NaN.
-        bias = bias.masked_fill(~mask[:, None, :, None], torch.finfo(bias.dtype).min)
         bias = bias.unflatten(-1, (self.depth, self.heads)).permute(3, 0, 4, 1, 2).contiguous()
+        floor = torch.zeros_like(mask, dtype=h.dtype)
+        # Finite: a sample without residues must not turn into NaN.
+        floor = floor.masked_fill(~mask, torch.finfo(h.dtype).min / 2)[:, None, None]
         for block, block_bias in zip(self.blocks, bias.unbind(0), strict=True):
-            h = block(h, c, e, block_bias)
+            h = block(h, c, e, block_bias, floor)
         h = self.norm(h)
         outputs = {f: linear(h) for f, linear in self.out.items()}
         if frames is not None and self.pull is not None:
@@ -262,14 +263,14 @@ class Block(nn.Module):
             nn.Linear(dim, widening * dim), nn.SiLU(), nn.Linear(widening * dim, dim)
         )
 
-    def forward(self, h: Tensor, c: Tensor, e: Tensor, bias: Tensor) -> Tensor:
-        """``h [B, N, dim]``, ``c [B, 1 or N, dim]``, ``e [B, N, N, pair_dim]``,
-        ``bias [B, heads, N, N]``."""
+    def forward(self, h: Tensor, c: Tensor, e: Tensor, bias: Tensor, floor: Tensor) -> Tensor:
+        """``h [B, N, dim]``, ``c [B, 1 or N, dim]``, ``e [1 or B, N, N, pair_dim]``,
+        ``bias [1 or B, heads, N, N]``, ``floor [B, 1, 1, N]``."""
         b, n, dim = h.shape
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(c)
         qkv = self.qkv(self.norm(h) * scale_a + shift_a)
         q, k, v = qkv.view(b, n, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        a = (q / math.sqrt(q.shape[-1]) @ k.mT + bias).softmax(-1)
+        a = (q / math.sqrt(q.shape[-1]) @ k.mT + bias + floor).softmax(-1)
         values = (a @ v).transpose(1, 2).reshape(b, n, dim)
         if self.pairs:
             pairs = a.transpose(1, 2) @ e

@@ -22,16 +22,27 @@ _PIECES = {"lengths": [40, 128], "crops": 2.0, "rg_ratio": 1.25, "coil": 0.6}
 # and noisy residues on one scale.
 _ROUND = {"kind": "cosine"}
 
+_ANGLES = {
+    "torsions": {"schedule": _LINE, "prediction": "tangent"},
+    "bends": {"schedule": _LINE, "prediction": "edm"},
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "angles": {
         "fields": ["torsions", "bends"],
-        "paths": {
-            "torsions": {"schedule": _LINE, "prediction": "tangent"},
-            "bends": {"schedule": _LINE, "prediction": "edm"},
-        },
+        "paths": _ANGLES,
+        "network": {"dim": 128, "pair_dim": 0, "depth": 5, "heads": 4},
+        "self_conditioning": False,
+        "pieces": _PIECES,
+        "objective": {"structure": 0.0, "scaffolds": False},
+    },
+    "angles-in-space": {
+        "fields": ["torsions", "bends"],
+        "paths": _ANGLES,
         "network": {"dim": 128, "pair_dim": 0, "depth": 5, "heads": 4},
         "self_conditioning": True,
         "pieces": _PIECES,
+        "objective": {"structure": 0.5, "scaffolds": True},
     },
     "frames": {
         "fields": ["positions", "rotations"],
@@ -42,9 +53,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "network": {"dim": 128, "pair_dim": 24, "depth": 4, "heads": 8},
         "self_conditioning": True,
         "pieces": _PIECES,
+        "objective": {"structure": 1.0, "scaffolds": True},
     },
 }
-"""Named starting points of a configuration; the domain adds scale and statistics."""
+"""Named starting points of a configuration; the domain adds scale and statistics.
+
+``angles`` is a plain transformer along the chain, which costs a third of the others a step;
+``angles-in-space`` sees the chain that its last estimate builds.
+"""
 
 
 def build_paths(config: Mapping[str, Any]) -> dict[str, Path]:
@@ -76,19 +92,23 @@ def build_denoiser(config: Mapping[str, Any]) -> NetworkDenoiser:
 
 
 def build_objective(config: Mapping[str, Any]) -> DenoisingObjective:
-    """How that denoiser is trained."""
-    encoding = Encoding.from_config(config["encoding"])
-    fields = encoding.fields
-    spatial = "positions" in fields
+    """How that denoiser is trained.
+
+    ``config["objective"]`` has ``structure``, the weight of the loss of the chain in space (0
+    leaves it out), and ``scaffolds``, whether one in four samples has residues given: a motif is a
+    run of them, or several, or all but one gap.
+    """
+    encoding, settings = Encoding.from_config(config["encoding"]), config["objective"]
+    weight, fields = settings["structure"], encoding.fields
+    motifs = {
+        "motif": GivenRule(fields, "random", 0.15, (0.1, 0.5), run=10),
+        "gap": GivenRule(fields, "infill", 0.1, (0.5, 0.9)),
+    }
     return DenoisingObjective(
-        weights={"bends": 0.5, "structure": 1.0 if spatial else 0.5},
+        weights={"bends": 0.5, "structure": weight},
         beta=1.3,
         drop_all=0.3,
         drop_each=0.3,
-        # One in four samples scaffolds: a motif is a run, or several, or all but one gap.
-        given={
-            "motif": GivenRule(fields, "random", 0.15, (0.1, 0.5), run=10),
-            "gap": GivenRule(fields, "infill", 0.1, (0.5, 0.9)),
-        },
-        auxiliary={"structure": StructureLoss(encoding)},
+        given=motifs if settings["scaffolds"] else {},
+        auxiliary={"structure": StructureLoss(encoding)} if weight else {},
     )

@@ -115,7 +115,7 @@ def test_a_reflection_is_not_a_symmetry() -> None:
 
 def test_angles_see_their_chain_in_space() -> None:
     """A self-conditioned network of angles answers to distances that its own angles build."""
-    model = denoiser("angles")
+    model = denoiser("angles-in-space")
     n = 30
     context = Context(torch.ones(1, n, dtype=torch.bool))
     x = Draws(0, [0]).normal((n, 3), "x", dtype=torch.float64)
@@ -145,7 +145,7 @@ def test_residues_are_told_their_place(preset: str) -> None:
     assert float((broken[name] - plain[name]).abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize("preset", ["angles", "frames"])
+@pytest.mark.parametrize("preset", ["angles-in-space", "frames"])
 def test_training_gives_motifs(preset: str) -> None:
     """Rules mark whole stretches; a step with and one without them are both finite."""
     objective = build_objective(config(preset))
