@@ -37,8 +37,8 @@ class ImputationLike(Protocol):
         """``[S, T, C]``, observed values as they were."""
         ...
 
-    def filled(self) -> NDArray[np.float64]:
-        """One value for each gap, ``[T, C]``."""
+    def filled(self) -> Series:
+        """The series with one value in each gap."""
         ...
 
 
@@ -134,7 +134,7 @@ def _block(table: Table, rows: NDArray[np.int64], members: Sequence[ImputationLi
     extra: dict[str, Any] = {}
     for member in members:
         missing = ~member.series.observed
-        filled = member.filled()
+        filled = member.filled().values
         for c, channel in enumerate(member.series.channels):
             gone = missing[:, c]
             values = np.where(gone, filled[:, c], member.series.values[:, c])
@@ -171,7 +171,7 @@ def _plain(imputation: ImputationLike, levels: Sequence[float]) -> pd.DataFrame:
     """A long table of a series that came from no table."""
     s = imputation.series
     gone, c = ~s.observed, len(s.channels)
-    values = np.where(gone, imputation.filled(), s.values)
+    values = imputation.filled().values
     columns: dict[str, Any] = {"unique_id": s.name, "ds": s.index.repeat(c)}
     if c > 1:
         columns["channel"] = list(s.channels) * len(s)

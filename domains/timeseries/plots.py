@@ -7,9 +7,10 @@ the same bytes.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["MOST", "plot_calibration", "plot_forecast", "plot_forecasts", "plot_imputation",
-           "save_figure"]  # fmt: skip
+           "plot_series", "save_figure", "series_svg"]  # fmt: skip
 
 MOST = 12
 """Series on one page."""
@@ -101,7 +102,7 @@ def plot_imputation(imputation: ImputationLike, level: float = 80) -> Figure:
     """
     s, c = imputation.series, len(imputation.series.channels)
     figure, axes = _figure(c, 1, 10.0, 1.2 + 2.2 * c, sharex=True)
-    x, filled = _plain_index(s.index), imputation.filled()
+    x, filled = _plain_index(s.index), imputation.filled().values
     for i, ax in enumerate(axes):
         gone = ~s.observed[:, i]
         # Lines and bands of a gap reach to the observed neighbours.
@@ -119,6 +120,35 @@ def plot_imputation(imputation: ImputationLike, level: float = 80) -> Figure:
     axes[0].set_title(s.name, loc="left", fontsize=11)
     _legend(figure, axes[0])
     return figure
+
+
+def plot_series(series: Sequence[Series]) -> Figure:
+    """Series as they are, at most twelve panels; of several channels, each is one."""
+    if not series:
+        raise InputError("no series to plot")
+    panels = [(s, c) for s in series for c in range(len(s.channels))][:MOST]
+    wide = 1 if len(panels) == 1 else 2 if len(panels) <= 6 else 3
+    high = -(-len(panels) // wide)
+    figure, axes = _figure(high, wide, 9.0 if wide == 1 else 5.0 * wide, 0.6 + 2.4 * high)
+    for ax, (s, c) in zip(axes, panels, strict=False):
+        ax.plot(_plain_index(s.index), s.values[:, c], color=_MEDIAN, lw=0.9)
+        several = f" · {s.channels[c]}" if len(s.channels) > 1 else ""
+        ax.set_title(f"{s.name}{several}", loc="left", fontsize=9)
+        _dates(ax)
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
+    return figure
+
+
+def series_svg(series: Series) -> str:
+    """A small picture of one series for a page, as inline SVG."""
+    figure, axes = _figure(1, 1, 3.2, 1.6)
+    axes[0].plot(_plain_index(series.index), series.values, lw=0.9)
+    _dates(axes[0])
+    content = io.BytesIO()
+    _draw(figure, content, "svg")
+    text = content.getvalue().decode()
+    return text[text.index("<svg") :]
 
 
 def plot_calibration(forecasts: Sequence[ForecastLike], truths: Sequence[Series]) -> Figure:
@@ -161,30 +191,39 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     Raises:
         InputError: another ending.
     """
-    import matplotlib
-
     path = Path(path)
     kind = path.suffix.lstrip(".")
     if kind not in ("png", "svg", "pdf"):
         raise InputError("give a figure the ending .png, .svg or .pdf", path)
-    # Neither time nor random names: an equal figure is an equal file.
-    if figure.get_layout_engine() is not None:
-        # A second layout would start from the first, and move what it placed.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-    metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
-    with matplotlib.rc_context({"svg.hashsalt": "sciflow"}), writing(path) as f:
-        figure.savefig(f, format=kind, dpi=140, metadata=metadata)
+    with writing(path) as f:
+        _draw(figure, f, kind)
     return path
+
+
+def _draw(figure: Figure, f: IO[bytes], kind: str) -> None:
+    import matplotlib
+
+    # Neither time nor random names: an equal figure is an equal file.
+    metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+    with matplotlib.rc_context({"svg.hashsalt": "sciflow"}):
+        figure.savefig(f, format=kind, dpi=140, metadata=metadata)
 
 
 def _figure(rows: int, columns: int, width: float, height: float, **options: Any) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, **options).ravel()
+    # Margins in inches, for labels of this size. A layout engine draws everything three times.
+    left, right, bottom, top, across, between = 0.75, 0.15, 0.5, 0.6, 0.6, 0.65
+    wide = (width - left - right - (columns - 1) * across) / columns
+    high = (height - bottom - top - (rows - 1) * between) / rows
+    figure.subplots_adjust(
+        left / width, bottom / height, 1 - right / width, 1 - top / height,
+        across / wide, between / high,
+    )  # fmt: skip
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(True, color=_GRID, lw=0.6)
@@ -232,5 +271,5 @@ def _dates(ax: Axes) -> None:
 
 def _legend(figure: Figure, ax: Axes) -> None:
     handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False,
+    figure.legend(handles, labels, loc="upper right", ncols=len(labels), frameon=False,
                   fontsize=8)  # fmt: skip

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +21,18 @@ from numpy.typing import NDArray
 
 from domains.timeseries.baselines.base import QuantileTable
 from domains.timeseries.cells import Cells, open_table
+from domains.timeseries.forecast import Forecast
 from domains.timeseries.frequency import infer_frequency
 from domains.timeseries.stamps import StampError, parse_stamps
 from domains.timeseries.writing import ForecastLike, write_table
 from sciflow.errors import InputError
 from sciflow.files import writing
 
-__all__ = ["SampledForecast", "join_samples", "read_forecasts", "save_samples"]
+__all__ = ["join_samples", "read_forecasts", "save_samples"]
 
 _KEYS = ("samples", "unique_id", "start", "freq", "channels")
 _QUANTILE = re.compile(r"(?:.*[-_ ])?(?:q[-_]?)?(0?\.\d+)$")
 _END = re.compile(r"(?:.*[-_ ])?(lo|hi)[-_ ](\d+(?:\.\d+)?)$")
-
-
-@dataclass(frozen=True, eq=False)
-class SampledForecast:
-    """Sample paths of one series, as a file holds them; see :class:`ForecastLike`."""
-
-    series_name: str
-    channels: tuple[str, ...]
-    index: pd.DatetimeIndex
-    samples: NDArray[np.float64]
-
-    def mean(self) -> NDArray[np.float64]:
-        """Mean of the samples, ``[H, C]``."""
-        return np.asarray(self.samples.mean(0))
-
-    def quantile(self, q: float) -> NDArray[np.float64]:
-        """Quantile of the samples, ``[H, C]``."""
-        return np.asarray(np.quantile(self.samples, q, axis=0))
 
 
 def save_samples(forecasts: Sequence[ForecastLike], path: str | Path) -> Path:
@@ -101,7 +83,7 @@ def join_samples(parts: Sequence[Path], path: str | Path) -> Path:
     return path
 
 
-def read_forecasts(path: str | Path, samples: int = 100) -> list[SampledForecast]:
+def read_forecasts(path: str | Path, samples: int = 100) -> list[Forecast]:
     """Read forecasts: our own sample files, or a table of samples or quantiles of any tool.
 
     Args:
@@ -115,7 +97,7 @@ def read_forecasts(path: str | Path, samples: int = 100) -> list[SampledForecast
     if path.suffix == ".npz":
         a = _arrays(path, _KEYS)
         return [
-            SampledForecast(
+            Forecast(
                 str(name), tuple(map(str, a["channels"])),
                 pd.date_range(str(start), periods=x.shape[1], freq=str(freq)), x,
             )
@@ -127,7 +109,7 @@ def read_forecasts(path: str | Path, samples: int = 100) -> list[SampledForecast
     return _from_table(cells, samples)
 
 
-def _from_table(cells: Cells, count: int) -> list[SampledForecast]:
+def _from_table(cells: Cells, count: int) -> list[Forecast]:
     names = list(cells.columns)
     lower = {n.lower(): n for n in names}
     identity = next((lower[n] for n in ("unique_id", "item_id", "id") if n in lower), None)
@@ -157,7 +139,7 @@ def _from_table(cells: Cells, count: int) -> list[SampledForecast]:
             raise cells.error(f"the forecast of series {key!r} has missing values")
         freq = infer_frequency([stamps]) if len(stamps) > 1 else None
         stamps = pd.DatetimeIndex(stamps, freq=freq) if freq else stamps
-        result.append(SampledForecast(key, ("y",), stamps, paths[..., None]))
+        result.append(Forecast(key, ("y",), stamps, paths[..., None]))
     return result
 
 

@@ -17,11 +17,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from domains.timeseries.series import Series
 from domains.timeseries.stamps import write_stamps
 from sciflow.errors import InputError
 from sciflow.files import writing
 
-__all__ = ["ForecastLike", "csv_text", "forecast_table", "interval_quantiles", "write_table"]
+__all__ = ["ForecastLike", "csv_text", "forecast_table", "interval_quantiles", "series_table",
+           "write_table"]  # fmt: skip
 
 
 class ForecastLike(Protocol):
@@ -104,6 +106,16 @@ def forecast_table(
     if not blocks:
         return pd.DataFrame(columns=["unique_id", "ds", "mean", "median", *ends])
     return pd.concat(blocks, ignore_index=True)
+
+
+def series_table(series: Iterable[Series]) -> pd.DataFrame:
+    """Series as a long table: ``unique_id``, ``ds``, a column a channel; NaN where not observed."""
+    blocks = [
+        pd.DataFrame({"unique_id": s.name, "ds": s.index,
+                      **{c: s.values[:, i] for i, c in enumerate(s.channels)}})
+        for s in series
+    ]  # fmt: skip
+    return pd.concat(blocks, ignore_index=True) if blocks else pd.DataFrame()
 
 
 def csv_text(table: pd.DataFrame, header: bool = True) -> str:

@@ -16,6 +16,7 @@ import click
 from sciflow import __version__
 from sciflow.cli.data import data
 from sciflow.cli.evaluate import evaluate
+from sciflow.cli.lazy import DomainGroup
 from sciflow.cli.list import list_
 from sciflow.cli.oracle import oracle
 from sciflow.cli.report import report
@@ -31,7 +32,7 @@ _OUTSIDE = {errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR
 """What the file system may refuse through no fault of the program."""
 
 
-class _Group(click.Group):
+class _Group(DomainGroup):
     """A group whose errors are one line on standard error."""
 
     def main(self, args: Any = None, prog_name: str | None = None, complete_var: str | None = None,

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from domains.timeseries.forecast import Forecast
 from domains.timeseries.imputed import write_imputed
 from domains.timeseries.plots import (
     MOST,
@@ -18,7 +19,7 @@ from domains.timeseries.plots import (
     plot_imputation,
     save_figure,
 )
-from domains.timeseries.samples import SampledForecast, join_samples, read_forecasts, save_samples
+from domains.timeseries.samples import join_samples, read_forecasts, save_samples
 from domains.timeseries.series import Series
 from domains.timeseries.tables import Table, read_table
 from domains.timeseries.writing import forecast_table, write_table
@@ -26,11 +27,11 @@ from sciflow.errors import InputError
 
 
 def forecast(name: str = "a", channels: tuple[str, ...] = ("y",), freq: str = "h", steps: int = 3,
-             scale: float = 1.0, zone: str | None = None) -> SampledForecast:  # fmt: skip
+             scale: float = 1.0, zone: str | None = None) -> Forecast:  # fmt: skip
     """Sample s of step h and channel c is scale · (s + 1000 h + 10⁵ c), s = 0 … 100."""
     index = pd.date_range("2024-03-01", periods=steps, freq=freq, tz=zone)
     s, h, c = np.ogrid[:101, :steps, : len(channels)]
-    return SampledForecast(name, channels, index, scale * (s + 1000.0 * h + 1e5 * c))
+    return Forecast(name, channels, index, scale * (s + 1000.0 * h + 1e5 * c))
 
 
 class Filled:
@@ -41,8 +42,8 @@ class Filled:
         s = np.arange(101.0)[:, None, None]
         self.samples = np.where(series.observed, series.values, s)
 
-    def filled(self) -> np.ndarray:
-        return np.where(self.series.observed, self.series.values, 50.0)
+    def filled(self) -> Series:
+        return self.series.replace(values=np.where(self.series.observed, self.series.values, 50.0))
 
 
 def test_columns_are_the_quantiles_they_are_called_after() -> None:
@@ -238,9 +239,7 @@ def test_calibration_shows_coverage_less_the_level() -> None:
     (ax,) = plot_calibration(forecasts, truths).axes
     line = next(x for x in ax.lines if x.get_label() == "100 values")
     assert np.abs(line.get_ydata()).max() < 1.01
-    narrow = [
-        SampledForecast(f.series_name, f.channels, f.index, 25 + f.samples / 2) for f in forecasts
-    ]
+    narrow = [Forecast(f.series_name, f.channels, f.index, 25 + f.samples / 2) for f in forecasts]
     (ax,) = plot_calibration(narrow, truths).axes
     line = next(x for x in ax.lines if x.get_label() == "100 values")
     np.testing.assert_allclose(line.get_ydata(), -line.get_xdata() / 2, atol=1.01)

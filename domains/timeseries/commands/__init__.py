@@ -1,0 +1,1 @@
+"""``sciflow forecast``, ``impute``, ``refine`` and ``synthesise``; modules import click alone."""
