@@ -24,12 +24,13 @@ from joblib import Parallel, delayed
 from domains.proteins.chain import Chain
 from domains.proteins.clusters import cluster
 from domains.proteins.evaluators.secondary_structure import dssp_codes
+from domains.proteins.fetch import fetch
 from domains.proteins.io import SUFFIXES, complete_residues, read_chains
 from domains.proteins.table import ChainTable
 from sciflow.errors import InputError
 from sciflow.files import write_json
 
-__all__ = ["BuildResult", "build", "structure_files", "table_from_folder"]
+__all__ = ["BuildResult", "build", "build_from", "structure_files", "table_from_folder"]
 
 _PART = 64
 _RECIPE = "chains/1"
@@ -217,3 +218,28 @@ def _distinct(
     table = table.subset(keep, path.stem)
     clusters = cluster(table.sequences)
     return ChainTable.concatenate([table], clusters, path.stem), dropped
+
+
+def build_from(
+    source: str | Path, out: str | Path, *, jobs: int = -1, limit: int | None = None
+) -> BuildResult:
+    """A table from a folder of structures, or from a list of PDB and CATH names.
+
+    Args:
+        source: the folder, or the list (see :mod:`domains.proteins.fetch`); what a list names is
+            fetched into ``sources/`` beside ``out``, once.
+        out: the ``.npz`` to write.
+        jobs: worker processes, -1 for every core.
+        limit: only the first so many files.
+
+    Raises:
+        InputError: nothing of that name, nothing usable in it, or nothing could be fetched.
+    """
+    source, out = Path(source), Path(out)
+    if source.is_dir():
+        return build(structure_files(source)[:limit], out, jobs=jobs)
+    got = fetch(source, out.parent / "sources", limit=limit)
+    if not got.files:
+        raise InputError(f"nothing could be fetched; the first: {got.dropped[0].reason}", source)
+    made = build(got.files, out, wanted=got.wanted, jobs=jobs)
+    return BuildResult(made.table, [*got.dropped, *made.dropped], made.path)

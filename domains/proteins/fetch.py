@@ -103,6 +103,7 @@ def fetch(
     folder: str | Path,
     addresses: Mapping[str, str] | None = None,
     progress: Progress | None = None,
+    limit: int | None = None,
 ) -> Fetched:
     """Fetch what a list names, once; files that are there and unaltered stay.
 
@@ -111,6 +112,7 @@ def fetch(
         folder: where files and ``checksums.txt`` lie.
         addresses: instead of :data:`ADDRESSES`, e.g. of a mirror.
         progress: told how many files are done.
+        limit: only the first so many names.
 
     Raises:
         InputError: the list cannot be read.
@@ -119,7 +121,7 @@ def fetch(
 
     path, folder = Path(path), Path(folder)
     addresses = {**ADDRESSES, **(addresses or {})}
-    entries = read_list(path)
+    entries = read_list(path)[:limit]
     known = _read_checksums(folder)
     # pooch reports every unknown checksum on the terminal; they are kept in a file here.
     pooch.get_logger().setLevel(logging.WARNING)

@@ -224,3 +224,27 @@ def test_writing_refuses_what_does_not_fit_and_leaves_no_file(tmp_path, value):
     assert not path.exists()
     with pytest.raises(InputError, match="no chains"):
         write_pdb(path, [])
+
+
+@settings(max_examples=50, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(st.data())
+def test_any_damage_to_mmcif_is_told(tmp_path, data):
+    text = cif(cif_rows(straight(4)))
+    at = data.draw(st.integers(0, len(text) - 1))
+    kind = data.draw(st.sampled_from(["overwrite", "cut", "remove"]))
+    more = data.draw(st.text("aZ9. '\"\n_;#-", max_size=6)) if kind == "overwrite" else ""
+    behind = len(text) if kind == "cut" else at + max(len(more), data.draw(st.integers(0, 5)))
+    path = tmp_path / "fuzzed.cif"
+    path.write_text(text[:at] + more + text[behind:], "utf-8", newline="")
+    try:
+        result = read_chains(path)
+    except InputError as error:
+        assert error.path == path
+        return
+    for chain in result:
+        assert not np.isinf(chain.backbone).any()
+    atoms = sum(int(np.isfinite(c.backbone[..., 0]).sum()) for c in result)
+    # Fewer atoms than a whole file has are told of, unless whole rows are gone with their traces.
+    rows = sum(line.startswith("ATOM ") for line in path.read_text().splitlines())
+    assert atoms >= rows or result.dropped or result.notes

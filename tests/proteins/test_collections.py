@@ -14,7 +14,7 @@ import pytest
 from domains.proteins import collect
 from domains.proteins.chain import Chain
 from domains.proteins.clusters import cluster_by_words
-from domains.proteins.collect import build, structure_files, table_from_folder
+from domains.proteins.collect import build, build_from, structure_files, table_from_folder
 from domains.proteins.fetch import ADDRESSES, fetch, read_list
 from domains.proteins.pdb import pdb_text, write_pdb
 from domains.proteins.table import ChainTable
@@ -242,6 +242,24 @@ def test_a_file_that_differs_from_its_checksum_is_refused(mirror, tmp_path):
     path.write_text("1cukA01\n")
     got = fetch(path, tmp_path / "data", addresses)
     assert not got.files and "hash" in got.dropped[0].reason.lower()
+
+
+def test_from_names_to_a_table(mirror, tmp_path, monkeypatch):
+    root, addresses, asked = mirror
+    monkeypatch.setitem(ADDRESSES, "cath", addresses["cath"])
+    for k in (1, 2, 3):
+        write_pdb(root / f"{k}cukA01.pdb", straight(30 + k, k))
+    path = tmp_path / "list.txt"
+    path.write_text("1cukA01\n9cukA01\n2cukA01\n3cukA01\n")
+    result = build_from(path, tmp_path / "out" / "table.npz", jobs=1, limit=3)
+    assert ChainTable.load(result.path).names.tolist() == ["1cukA01", "2cukA01"]
+    assert [e.line for e in result.dropped] == [2]
+    assert asked == ["1cukA01.pdb", "9cukA01.pdb", "2cukA01.pdb"]
+    path.write_text("9cukA01\n")
+    with pytest.raises(InputError, match="nothing could be fetched"):
+        build_from(path, tmp_path / "out" / "none.npz", jobs=1)
+    result = build_from(root, tmp_path / "folder.npz", jobs=1, limit=2)
+    assert len(result.table) == 2
 
 
 def test_a_chain_of_an_entry(mirror, tmp_path):
