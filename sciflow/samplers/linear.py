@@ -29,6 +29,8 @@ __all__ = ["LinearStepper"]
 class LinearStepper(Stepper, ABC):
     """Applies a table of coefficients; see the formula of the module.
 
+    A broken value stays one: 0 · NaN is NaN.
+
     Args:
         path: the field's path.
         from_x: A, one an interval.
@@ -40,6 +42,7 @@ class LinearStepper(Stepper, ABC):
     """
 
     remembers = ("history",)
+    keeps_broken = True
 
     def __init__(
         self,
@@ -55,7 +58,9 @@ class LinearStepper(Stepper, ABC):
         self.path, self.stream = path, stream
         self.from_x, self.from_clean = list(from_x), list(from_clean)
         self.from_noise = [0.0] * n if from_noise is None else list(from_noise)
-        self.older = [()] * n if older is None else [tuple(w) for w in older]
+        self.older: list[tuple[float, ...]] = (
+            [()] * n if older is None else [tuple(w) for w in older]
+        )
         self.remembered = [0.0] * n if remembered is None else list(remembered)
         longest = max(map(len, self.older), default=0)
         # What no later interval uses is neither computed nor kept.
@@ -63,20 +68,30 @@ class LinearStepper(Stepper, ABC):
             any(len(self.older[k]) >= k - i for k in range(i + 1, min(i + longest + 1, n)))
             for i in range(n)
         ]
+        # One older value is kept as D and x: no pass over memory to add them, and none to store.
+        self.apart = longest == 1
+        terms = self.older
+        if self.apart:
+            before = [0.0, *self.remembered[:-1]]
+            terms = [tuple(w * m for w in weights for m in (1.0, rho))
+                     for weights, rho in zip(self.older, before, strict=True)]  # fmt: skip
+        self.table = list(zip(self.from_x, self.from_clean, terms, self.needed, self.remembered,
+                              self.from_noise, strict=True))  # fmt: skip
         self.longest = longest
-        self.history: list[Tensor] = []
+        self.history: tuple[Tensor, ...] = ()
 
     def step(self, i: int, x: Tensor, clean: Tensor, context: Context, draws: Draws) -> Tensor:
-        y = (x * self.from_x[i]).add_(clean, alpha=self.from_clean[i])
-        for weight, past in zip(self.older[i], self.history, strict=False):
+        from_x, from_clean, terms, needed, mix, fresh = self.table[i]
+        y = (x * from_x).add_(clean, alpha=from_clean)
+        for weight, past in zip(terms, self.history, strict=False):
             y.add_(past, alpha=weight)
-        if self.needed[i]:
-            # A new list each time: runs share the table through shallow copies of the stepper.
-            self.history = self.history[: self.longest - 1]
-            mix = self.remembered[i]
-            new = torch.add(clean, x, alpha=mix) if mix else clean
-            self.history = [new, *self.history]
-        if self.from_noise[i] > 0:
+        if needed:
+            if self.apart:
+                self.history = (clean, x) if mix else (clean,)
+            else:
+                new = torch.add(clean, x, alpha=mix) if mix else clean
+                self.history = (new, *self.history[: self.longest - 1])
+        if fresh > 0:
             z = self.path.space.noise(context, draws, f"{self.stream}/ancestral", i + 1, x.dtype)
-            y.add_(z, alpha=self.from_noise[i])
+            y.add_(z, alpha=fresh)
         return y

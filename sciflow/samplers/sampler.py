@@ -23,7 +23,6 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from functools import lru_cache
-from math import isfinite
 
 import torch
 from torch import Tensor
@@ -32,6 +31,7 @@ from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.paths import CategoricalPath, GaussianPath, Path
 from sciflow.random import Draws
+from sciflow.samplers.finite import Watch
 from sciflow.samplers.hooks import After, Select, Step
 from sciflow.samplers.methods import stepper_of
 from sciflow.samplers.passes import plan_of
@@ -85,7 +85,6 @@ class Sampler(SamplerSettings):
             return path.renoise(x, s, t, context, draws, stream, step, self.churn_noise)
         return path.renoise(x, s, t, context, draws, stream, step)
 
-    @torch.no_grad()
     def __call__(
         self,
         denoiser: Denoiser,
@@ -99,6 +98,7 @@ class Sampler(SamplerSettings):
         steppers: Mapping[str, Callable[[Path, Plan], Stepper]] | None = None,
         select: Select | None = None,
         after: After | None = None,
+        differentiable: bool = False,
     ) -> SamplerReport:
         """Sample a batch.
 
@@ -117,71 +117,74 @@ class Sampler(SamplerSettings):
             select: which rows go on, after every call; see :mod:`sciflow.samplers.hooks`.
             after: moves the state after every step, and after the ``after_step`` of a denoiser
                 that has one.
+            differentiable: keep the graph of gradients, where they are enabled. Memory grows with
+                the calls; :func:`~sciflow.guidance.editing.initial_noise.differentiable_sample`
+                keeps it small.
 
         Raises:
             InputError: the values of given elements and their marks in the context do not fit, or
                 a stepper is for a field that does not exist.
         """
-        _check_given(given or {}, context, denoiser.paths)
-        dtype = dtype or torch.get_default_dtype()
-        paths = denoiser.paths
-        if unknown := sorted(set(steppers or {}) - set(paths)):
-            raise InputError(f"a stepper is for {unknown[0]!r}; fields: {', '.join(paths)}")
-        makers = tuple((steppers or {}).items())
-        plan, prepared = _prepared(self, begin, tuple(paths.items()), makers)
-        if self.cache:
-            _check_cache(denoiser)
-        if start is None:
-            start = {f: p.prior(context, draws, f"{f}/prior", dtype) for f, p in paths.items()}
-        state = _keep_given(State(dict(start), context), given, paths)
-        # A run's history is in its own copy.
-        moving = {f: copy(stepper) for f, stepper in prepared.items()}
-        # A symbol is always finite; what it was drawn from may not be.
-        watched = [(f, isinstance(p, CategoricalPath)) for f, p in paths.items()]
-        reasons: dict[int, str] = {}
-        previous: Prediction | None = None
-        hooks = [h for h in (getattr(denoiser, "after_step", None), after) if h is not None]
-        n, last, calls, seen = len(plan), begin, 0, state
-        for i, (t, end) in enumerate(plan):
-            if i and t > last:
+        with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
+            paths = denoiser.paths
+            if given or context.given:
+                _check_given(given or {}, context, paths)
+            if unknown := sorted(set(steppers or {}) - set(paths)):
+                raise InputError(f"a stepper is for {unknown[0]!r}; fields: {', '.join(paths)}")
+            if self.cache:
+                _check_cache(denoiser)
+            if start is None:
+                dtype = dtype or torch.get_default_dtype()
+                start = {f: p.prior(context, draws, f"{f}/prior", dtype) for f, p in paths.items()}
+            state = _keep_given(State(dict(start), context), given, paths)
+            makers = tuple((steppers or {}).items())
+            intervals, prepared = _prepared(self, begin, tuple(paths.items()), makers)
+            # A run's history is in its own copy.
+            moving = {f: copy(stepper) for f, stepper in prepared.items()}
+            moves = [(f, stepper.step) for f, stepper in moving.items()]
+            hooks = [h for h in (getattr(denoiser, "after_step", None), after) if h is not None]
+            # Whoever else moves the state might mend it, too.
+            lasting = not hooks and select is None and all(s.keeps_broken for s in moving.values())
+            watch = Watch(paths, state, draws, lasting)
+            # A symbol is always finite; what it was drawn from may not be.
+            tokens = [f for f, p in paths.items() if isinstance(p, CategoricalPath)]
+            previous: Prediction | None = None
+            last, calls, seen = begin, 0, state
+            for i, (t, end) in enumerate(intervals):
+                if i and t > last:
+                    noisy = {f: self._renoise(p, state[f], last, t, context, draws, f"{f}/renoise",
+                                              i) for f, p in paths.items()}  # fmt: skip
+                    state = _keep_given(State(noisy, context), given, paths)
+                last = end
+                if previous is None or not (self.cache and _same(state, seen)):
+                    prediction, calls = denoiser(state, t, previous), calls + 1
+                if select is not None and (rows := select(i, t, state, prediction)) is not None:
+                    state = State({f: x[rows] for f, x in state.items()}, context)
+                    prediction = prediction.index(rows)
+                    for stepper in moving.values():
+                        stepper.take(rows)
+                seen, x, clean = state, state.fields, prediction.clean
                 state = State(
-                    {f: self._renoise(p, state[f], last, t, context, draws, f"{f}/renoise", i)
-                     for f, p in paths.items()},
-                    context,
-                )  # fmt: skip
-                state = _keep_given(state, given, paths)
-            last = end
-            if previous is None or not (self.cache and _same(state, seen)):
-                prediction, calls = denoiser(state, t, previous), calls + 1
-            if select is not None and (rows := select(i, t, state, prediction)) is not None:
-                state = State({f: x[rows] for f, x in state.items()}, context)
-                prediction = prediction.index(rows)
-                for stepper in moving.values():
-                    stepper.take(rows)
-            seen = state
-            state = State(
-                {f: stepper.step(i, state.fields[f], prediction.clean[f], context, draws)
-                 for f, stepper in moving.items()},
-                context,
-            )  # fmt: skip
-            for hook in hooks:
-                state = hook(Step(i, t, end, seen, prediction, state))
-            if given:
-                state = _keep_given(state, given, paths)
-            previous = prediction
-            for name, tokens in watched:
-                x = prediction.clean[name] if tokens else state.fields[name]
-                # A sum is not finite where a term is not (or it overflows, as bad): one pass.
-                if not isfinite(x.sum().item()):
-                    _find_broken(reasons, x, name, paths[name], f"step {i} (t = {t:.4g})",
-                                 context, draws)  # fmt: skip
-            if progress is not None:
-                progress(i + 1, n)
-        fields = {f: paths[f].space.project(state[f], context) for f in paths}
+                    {f: step(i, x[f], clean[f], context, draws) for f, step in moves}, context
+                )
+                for hook in hooks:
+                    state = hook(Step(i, t, end, seen, prediction, state))
+                if given:
+                    state = _keep_given(state, given, paths)
+                previous = prediction
+                shown = state.fields
+                if tokens:
+                    shown = {**shown, **{f: clean[f] for f in tokens}}
+                watch.show(i, t, shown)
+                if progress is not None:
+                    progress(i + 1, len(intervals))
+            watch.look()
+            fields = {f: p.space.project(state[f], context) for f, p in paths.items()}
         broken = torch.zeros(len(context), dtype=torch.bool, device=state.device)
-        broken[list(reasons)] = True
-        where = next(iter(reasons.values()), "")
-        return SamplerReport(State(fields, context), calls, broken, where, reasons)
+        if watch.reasons:
+            broken[list(watch.reasons)] = True
+        where = next(iter(watch.reasons.values()), "")
+        return SamplerReport(State(fields, context), calls, broken, where, watch.reasons)
 
 
 @lru_cache(maxsize=16)
@@ -190,15 +193,15 @@ def _prepared(
     begin: float,
     fields: tuple[tuple[str, Path], ...],
     makers: tuple[tuple[str, Callable[[Path, Plan], Stepper]], ...],
-) -> tuple[Plan, dict[str, Stepper]]:
-    """The plan and the steppers' coefficients, which batch after batch share.
+) -> tuple[list[tuple[float, float]], dict[str, Stepper]]:
+    """The plan's intervals and the steppers' coefficients, which batch after batch share.
 
     They cost milliseconds. A path is its own key: its schedule is not changed but replaced by
     :meth:`~sciflow.paths.Path.with_schedule`, which makes another path.
     """
     plan = plan_of(settings, dict(fields), begin)
     own = dict(makers)
-    return plan, {
+    return list(plan), {
         name: own[name](path, plan) if name in own else stepper_of(name, path, plan, settings)
         for name, path in fields
     }
@@ -245,23 +248,3 @@ def _keep_given(
         mask = paths[name].space.expand(state.context.given[name], fields[name])
         fields[name] = torch.where(mask, value.to(fields[name].dtype), fields[name])
     return State(fields, state.context)
-
-
-def _find_broken(
-    reasons: dict[int, str],
-    x: Tensor,
-    name: str,
-    path: Path,
-    when: str,
-    context: Context,
-    draws: Draws,
-) -> None:
-    """Add to ``reasons`` the rows of ``x`` that hold a value that must not be."""
-    bad = x.isnan() | x.isposinf()
-    # The logit of what cannot be is minus infinity.
-    if not isinstance(path, CategoricalPath):
-        bad = bad | x.isneginf()
-    bad = bad & path.space.expand(path.space.mask(context), bad)
-    for row in bad.flatten(1).any(1).nonzero().flatten().tolist():
-        number = int(draws.samples[row])
-        reasons.setdefault(row, f"{when}, field {name}, sample {number}, seed {draws.seed}")

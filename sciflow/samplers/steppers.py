@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
@@ -21,9 +21,17 @@ class Stepper(ABC):
 
     Attributes:
         remembers: names of the attributes in which tensors ``[B, ...]`` of a run are kept.
+        keeps_broken: a NaN or infinity in the field or its estimate is one in what comes of them.
     """
 
     remembers: ClassVar[tuple[str, ...]] = ()
+    keeps_broken: ClassVar[bool] = False
+
+    def __copy__(self) -> Self:
+        # What copy() does, without its detour by way of pickle: a run waits for it.
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
 
     def take(self, rows: Tensor) -> None:
         """The history moves with the samples: row i of it becomes row ``rows[i]``."""

@@ -33,6 +33,9 @@ class Euclidean(Space):
         return self.project(x, context)
 
     def project(self, x: Tensor, context: Context) -> Tensor:
+        # A look at the mask is ten times cheaper than filling; on a GPU it would be a wait.
+        if context.mask.device.type == "cpu" and bool(context.mask.all()):
+            return x
         # Not a product: whatever padding holds, NaN included, is gone.
         return x.masked_fill(~self.expand(context.mask, x), 0)
 

@@ -464,6 +464,71 @@ def test_each_broken_sample_has_its_own_reason() -> None:
     assert "step 3 " in report.reasons[0] and "sample 5" in report.reasons[0]
 
 
+class Halved(Denoiser):
+    """x/2, and NaN or infinity in some rows from some calls on: ``{row: (call, value)}``."""
+
+    def __init__(self, bad: dict[int, tuple[int, float]]):
+        super().__init__()
+        self.paths = {f: GaussianPath(Euclidean(2), VPLinear()) for f in ("x", "y")}
+        self.bad, self.calls = bad, 0
+
+    def forward(
+        self, state: State, t: Times | float, previous: Prediction | None = None
+    ) -> Prediction:
+        y = state["y"] / 2
+        for row, (call, value) in self.bad.items():
+            if self.calls == call:
+                y[row, 0, 1] = value
+        self.calls += 1
+        return Prediction({"x": state["x"] / 2, "y": y})
+
+
+@pytest.mark.parametrize("method", ["ddpm", "dpmpp2m", "ab2", "ab3", "unipc3", "heun"])
+@pytest.mark.parametrize("restarts", [0, 2])
+def test_the_step_that_broke_is_named_though_states_are_looked_at_seldom(
+    method: str, restarts: int
+) -> None:
+    sampler = Sampler(steps=21, method=method, restarts=restarts)
+    for at in range(sampler(Halved({}), all_real(1), Draws(0, [0])).calls):
+        later = min(at + 3, 18)
+        bad = {1: (at, math.nan), 2: (later, -math.inf)}
+        report = sampler(Halved(bad), all_real(4), Draws(3, [5, 6, 7, 8]))
+        assert report.broken.tolist() == [False, True, True, False]
+        assert report.reasons[1].startswith(f"step {at} (")
+        assert report.reasons[1].endswith("field y, sample 6, seed 3")
+        assert report.reasons[2].startswith(f"step {later} (")
+        assert report.where == report.reasons[1 if at <= later else 2]
+
+
+def test_a_broken_state_is_reported_though_a_hook_mends_it() -> None:
+    report = Sampler(steps=12)(
+        Halved({0: (3, math.nan)}), all_real(2), Draws(0, [0, 1]),
+        after=lambda step: step.state if step.number != 4 else step.state.apply(
+            lambda x: x.nan_to_num() if x.is_floating_point() else x),
+    )  # fmt: skip
+    assert bool(report.state["y"].isfinite().all()) is False  # the history of ab3 is not mended
+    assert report.where.startswith("step 3 (")
+
+
+def test_gradients_are_kept_where_they_are_asked_for() -> None:
+    x = start(3)[:, None].requires_grad_()
+    model, context, draws = Halved({}), all_real(3), Draws(0, [0, 1, 2])
+    begin = {"x": x, "y": x.detach()}
+    sampler = Sampler(steps=4, method="ab2")
+    kept = sampler(model, context, draws, start=begin, differentiable=True).state
+    plain = sampler(model, context, draws, start=begin).state
+    assert torch.equal(kept["x"], plain["x"]) and not plain["x"].requires_grad
+    # All is linear, so x · dx/dx_T = x_0.
+    (slope,) = torch.autograd.grad(kept["x"].sum(), x)
+    torch.testing.assert_close(slope * x, kept["x"])
+    with torch.no_grad():
+        assert (
+            not sampler(model, context, draws, start=begin, differentiable=True)
+            .state["x"]
+            .requires_grad
+        )
+
+
 def test_an_empty_batch_is_an_empty_batch() -> None:
     for method in METHODS:
         report = Sampler(steps=3, method=method)(named(), all_real(0, 2), Draws(0, []))

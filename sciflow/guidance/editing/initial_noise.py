@@ -22,7 +22,6 @@ they turn with the sample and do not depend on padding or companions.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -247,9 +246,8 @@ def differentiable_sample(
         so far, those on the way back included.
     """
     model = _Recomputed(denoiser, recompute)
-    # The loop as it is, without the no_grad around it.
-    run = inspect.unwrap(Sampler.__call__)
-    state = run(sampler, model, context, draws, given=given, start=start, begin=begin).state
+    state = sampler(model, context, draws, given=given, start=start, begin=begin,
+                    differentiable=True).state  # fmt: skip
     assert model.last is not None
     probabilities = {f: model.last[f].softmax(-1) for f, p in denoiser.paths.items()
                      if isinstance(p, CategoricalPath)}  # fmt: skip
