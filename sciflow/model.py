@@ -27,7 +27,7 @@ from sciflow.denoisers import Denoiser, NetworkDenoiser
 from sciflow.domain import Domain, Progress, get_domain
 from sciflow.errors import CheckpointError, InputError
 from sciflow.guidance import ClassifierFree, OracleReport, numbered
-from sciflow.guides import find_guide
+from sciflow.guides import find_guide, parse_guide
 from sciflow.predictors import PropertyPredictor, load_predictor
 from sciflow.random import Draws
 from sciflow.samplers import Sampler, SamplerReport
@@ -164,6 +164,7 @@ class Model:
         self.reference, self.card, self.name, self.digest = dict(reference), card, name, digest
         self.sampler = Sampler(**self.config.get("sampler", {}))
         self.guides: list[str] = []
+        self._brought: list[str] = []
         self.targets: Mapping[str, Target] = {}
         self._wraps: list[Callable[[Model, Denoiser], Denoiser]] = []
         self._weight: float | None = None
@@ -240,7 +241,7 @@ class Model:
         context = numbered(self.domain.context(self.config, self.reference, draws, asked), draws)
         records: list[Any | None] = [None] * n
         dropped: dict[int, str] = {}
-        calls, interrupted = 0, False
+        calls, interrupted = 0.0, False
         costs: dict[str, dict[str, int]] = {}
         # Batches of similar size waste little on padding; the order cannot change a sample.
         batches = context.lengths.argsort(stable=True).split(batch_size)
@@ -257,7 +258,7 @@ class Model:
                             _shared(progress, done, len(rows), n * best_of),
                         )  # fmt: skip
                     done += len(rows)
-                    calls += made[0] if rows is batches[0] else 0
+                    calls += made[0] / len(rows) if rows is batches[0] else 0
                     state = report.state.to("cpu")
                     decoded = self.domain.decode(self.config, state)
                     score = judge(state, decoded)
@@ -281,7 +282,7 @@ class Model:
             records,
             {k: v.tolist() for k, v in wanted.items()},
             dict(sorted(dropped.items())),
-            calls,
+            math.ceil(calls - 1e-9),
             time.monotonic() - begin,
             {
                 "model": self.name,
@@ -314,6 +315,9 @@ class Model:
     def guided(self, guide: str | Callable[[Denoiser], Denoiser], **settings: Any) -> Model:
         """The same model with its denoiser guided; it samples, and can be guided again, like any.
 
+        A name that guides the model already is replaced. ``none`` takes all guides away, those too
+        that a model brings along (``config["guides"]``).
+
         Args:
             guide: a name (see :mod:`sciflow.guides`), or a function that wraps a denoiser.
             settings: of a named guide; the others keep their defaults.
@@ -322,7 +326,9 @@ class Model:
             InputError: an unknown guide or setting; the message lists what there is.
         """
         wrap: Callable[[Model, Denoiser], Denoiser]
-        weight = self._weight
+        weight, former = self._weight, list(zip(self.guides, self._wraps, strict=True))
+        if guide == "none":
+            return self._with([], self._weight)
         if callable(guide):
             made, label = guide, getattr(guide, "__name__", "function")
             wrap = lambda run, denoiser: made(denoiser)  # noqa: E731
@@ -332,10 +338,20 @@ class Model:
             wrap = lambda run, denoiser: found.wrap(run, chosen, denoiser)  # noqa: E731
             label = f"{guide}:" + ",".join(f"{k}={v}" for k, v in chosen.items() if v != "")
             weight = 0.0 if found.instead else weight
+            former = [(k, w) for k, w in former if k.partition(":")[0] != guide]
+        return self._with([*former, (label, wrap)], weight)
+
+    def _with(
+        self,
+        guides: Sequence[tuple[str, Callable[[Model, Denoiser], Denoiser]]],
+        weight: float | None,
+    ) -> Model:
+        """The same model under other guides."""
         guided = Model(self.domain, self.denoiser, self.config, self.reference, self.card,
                        self.name, self.digest)  # fmt: skip
-        guided.guides, guided._wraps = [*self.guides, label], [*self._wraps, wrap]
-        guided._weight = weight
+        guided.guides = [label for label, _ in guides]
+        guided._wraps = [wrap for _, wrap in guides]
+        guided._weight, guided._brought = weight, self._brought
         return guided
 
     def predictor(self, name: str | Path | None = None) -> PropertyPredictor:
@@ -376,7 +392,7 @@ class Model:
 
     def save(self, folder: str | Path) -> Path:
         """Write the model as a checkpoint folder."""
-        if self._wraps or not isinstance(self.denoiser, NetworkDenoiser):
+        if self.guides != self._brought or not isinstance(self.denoiser, NetworkDenoiser):
             raise InputError("a guided model cannot be saved; save the model it was made from")
         tensors = {f"network/{k}": v for k, v in self.denoiser.network.state_dict().items()}
         tensors |= {f"reference/{k}": v for k, v in self.reference.items()}
@@ -402,8 +418,13 @@ class Model:
             )
         denoiser.network.load_state_dict(weights)
         denoiser = denoiser.reschedule(_schedules(config))
-        return cls(domain, denoiser, config, checkpoint.part("reference"), checkpoint.card,
-                   name or str(folder), checkpoint.digest)  # fmt: skip
+        model = cls(domain, denoiser, config, checkpoint.part("reference"), checkpoint.card,
+                    name or str(folder), checkpoint.digest)  # fmt: skip
+        for text in config.get("guides", ()):
+            label, settings = parse_guide(text)
+            model = model.guided(label, **settings)
+        model._brought = list(model.guides)
+        return model
 
     def _guidance(self, targets: Mapping[str, Target]) -> float:
         """The model's own weight: one for all properties, or the mean of those of the targets."""
@@ -428,11 +449,11 @@ def _schedules(config: Mapping[str, Any]) -> dict[str, Schedule]:
 
 @contextmanager
 def _counted(denoiser: Denoiser, base: Denoiser) -> Iterator[list[int]]:
-    """Counts the evaluations of all networks in a denoiser, whoever asks them."""
+    """Counts the evaluations of all networks in a denoiser, whoever asks them, in samples."""
     made = [0]
 
-    def count(*_: object) -> None:
-        made[0] += 1
+    def count(_: object, asked: tuple[State, ...], __: object) -> None:
+        made[0] += asked[0].batch_size
 
     # A base that is no network, an exact one say, counts as one.
     networks = [m for m in denoiser.modules() if isinstance(m, NetworkDenoiser) or m is base]
