@@ -23,6 +23,7 @@ from torch import Tensor
 from domains.timeseries.covariates import Covariates
 from domains.timeseries.forecast import Forecast, Imputation
 from domains.timeseries.paths import PathDrawer, stream_of
+from domains.timeseries.refining import Refinement, RefineMethod
 from domains.timeseries.series import Series
 from sciflow.errors import InputError
 from sciflow.model import Model, load
@@ -65,6 +66,7 @@ class Forecaster:
         *,
         method: str | None = None,
         steps: int | None = None,
+        batch_size: int | None = None,
         progress: Progress | None = None,
         **settings: Any,
     ) -> list[Forecast]:
@@ -77,6 +79,7 @@ class Forecaster:
             seed: any integer.
             method: see :mod:`domains.timeseries.methods`; default the model's.
             steps: network calls a block of the model's horizon; default the model's.
+            batch_size: paths a network call; changes speed and memory only.
             progress: told (series done, series).
             settings: further ones of the sampler.
 
@@ -87,7 +90,7 @@ class Forecaster:
         for what, n in (("horizon", horizon), ("samples", samples)):
             if n < 1:
                 raise InputError(f"{what} must be 1 or more, not {n}")
-        drawer = PathDrawer.of(self.model, method, steps, seed, **settings)
+        drawer = PathDrawer.of(self.model, method, steps, seed, batch_size, **settings)
         blocks = -(-horizon // self.horizon)
         calls = blocks * len(drawer.sampler.plan(self.model.denoiser))
         forecasts: list[Forecast] = []
@@ -109,18 +112,83 @@ class Forecaster:
         *,
         method: str | None = None,
         steps: int | None = None,
+        batch_size: int | None = None,
         progress: Progress | None = None,
         **settings: Any,
     ) -> list[Imputation]:
         """Fill the gaps of each series, ``samples`` times; arguments as of :meth:`forecast`."""
         series = self._accepted(data)
-        drawer = PathDrawer.of(self.model, method, steps, seed, **settings)
+        drawer = PathDrawer.of(self.model, method, steps, seed, batch_size, **settings)
         done = []
         for s in series:
             done.append(Imputation(s, self._filled(s, samples, drawer)))
             if progress is not None:
                 progress(len(done), len(series))
         return done
+
+    def refine(
+        self,
+        base: Sequence[Forecast],
+        data: Sequence[Series] | Series | pd.DataFrame,
+        method: RefineMethod = "langevin",
+        samples: int = 100,
+        seed: int = 0,
+        *,
+        steps: int | None = None,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> list[Forecast]:
+        """Move the forecasts of any forecaster towards what this model holds for likely.
+
+        Args:
+            base: one forecast a series, at most the model's horizon long.
+            data: the histories that they continue, in the same order.
+            method: see :mod:`domains.timeseries.refining`, like ``settings``.
+            samples: paths of the refined forecast; those of the base are repeated.
+            seed, steps, batch_size, progress: as of :meth:`forecast`.
+
+        Raises:
+            InputError: a base forecast that does not fit its history or the model.
+        """
+        series = self._accepted(data)
+        if len(series) != len(base):
+            raise InputError(f"{len(base)} forecasts of {len(series)} series; give one a series")
+        how = Refinement(method, **settings)
+        drawer = PathDrawer.of(self.model, "conditional", steps, seed, batch_size)
+        refined = []
+        for f, s in zip(base, series, strict=True):
+            if f.samples.shape[1] > self.horizon:
+                raise InputError(
+                    f"the forecast of {s.name!r} has {f.samples.shape[1]} steps, more than the "
+                    f"{self.horizon} that this model looks ahead; refine its beginning"
+                )
+            refined.append(self._refined(f, s, samples, drawer, how))
+            if progress is not None:
+                progress(len(refined), len(base))
+        return refined
+
+    def synthesise(self, n: int, length: int, seed: int = 0) -> list[Series]:
+        """Series like those the model learnt from; series i depends on (seed, i) alone.
+
+        Args:
+            n: how many.
+            length: steps of each; beyond the model's window they go on as forecasts do.
+            seed: any integer.
+        """
+        for what, k in (("number", n), ("length", length)):
+            if k < 1:
+                raise InputError(f"{what} must be 1 or more, not {k}")
+        window = self.context + self.horizon
+        made = self.model.sample(n, seed=seed, batch_size=256).records
+        series = [s.replace(name=f"series-{i}") for i, s in enumerate(made) if s is not None]
+        if length <= window:
+            return [s.head(length) for s in series]
+        more = self.forecast(series, length - window, samples=1, seed=seed)
+        return [
+            s.replace(values=np.concatenate((s.values, f.samples[0])))
+            for s, f in zip(series, more, strict=True)
+        ]
 
     def _accepted(self, data: Sequence[Series] | Series | pd.DataFrame) -> list[Series]:
         if isinstance(data, pd.DataFrame):
@@ -169,6 +237,27 @@ class Forecaster:
             past = y[:, self.horizon :]
         paths = torch.cat(blocks, 1)[:, :horizon].view(len(joint), samples, horizon, -1).numpy()
         return self._joined(group, paths)
+
+    def _refined(self, f: Forecast, s: Series, samples: int, drawer: PathDrawer,
+                 how: Refinement) -> Forecast:  # fmt: skip
+        horizon, joined = f.samples.shape[1], []
+        for part in self._parts(s):
+            columns = [s.channels.index(c) for c in part.channels]
+            pick = np.arange(samples) % len(f.samples)
+            base = torch.from_numpy(f.samples[pick][:, :, columns])
+            y = _tail(part, self.context)[None].expand(samples, -1, -1)
+            y = torch.cat((y, base), 1)
+            y = torch.nn.functional.pad(y, (0, 0, 0, self.horizon - horizon), value=torch.nan)
+            given = torch.isfinite(y)
+            given[:, self.context :] = False
+            real = given.clone()
+            real[:, self.context :] = True
+            stream = stream_of(f"{part.name} {part.index[-1]}")
+            drawn = drawer.refined(y, given, real, self._told([part], 0, samples),
+                                   [stream] * samples, torch.arange(samples), how)  # fmt: skip
+            joined.append(drawn[:, self.context : self.context + horizon].numpy())
+        calls = how.iterations + len(drawer.sampler.plan(self.model.denoiser))
+        return Forecast(s.name, s.channels, f.index, np.concatenate(joined, -1), calls, s)
 
     def _parts(self, s: Series) -> list[Series]:
         """The series itself, or its channels where the model does not take so many together."""

@@ -8,7 +8,7 @@ varies. So a window y is written relative to what its observed part tells (the *
     μ_t   = y_{t−ℓ_t}, the latest observation before t at the same phase of the season, ℓ_t steps
             ago: the seasonal naive forecast (the last value, where there is no season)
     σ(ℓ)² = mean of (y_u − y_{u−ℓ})² over observed pairs: the naive forecast's own error at that
-            lag. Lags with few pairs lean on the next shorter one.
+            lag. Lags with few pairs lean on the shorter ones.
 
 Then x is of order one for every series, horizon and pattern of gaps; x = 0 is the naive forecast,
 and a model that knows nothing gives its classical intervals. Where nothing of the phase was
@@ -26,13 +26,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["Frame", "frame_of"]
 
 _SQUASH = 3.0
 _FEW = 2.0
-"""Pairs at a lag that weigh as much as what the next shorter lag says."""
+"""Pairs at a lag that weigh as much as what the shorter lags say."""
+_UNSEEN = 1e-2
+"""Pairs that two unrelated values count for."""
 _LEAST = 1e-4
 """Smallest σ in units of the standard deviation: below lies the rounding of tables."""
 
@@ -115,7 +118,7 @@ def frame_of(y: Tensor, given: Tensor, season: int) -> Frame:
 
 def _in_rows(v: Tensor, rows: int, season: int) -> Tensor:
     padding = rows * season - v.shape[1]
-    return torch.nn.functional.pad(v, (0, 0, 0, padding)).view(len(v), rows, season, v.shape[2])
+    return F.pad(v, (0, 0, 0, padding)).view(len(v), rows, season, v.shape[2])
 
 
 def _lag_variances(z: Tensor, known: Tensor) -> Tensor:
@@ -132,12 +135,9 @@ def _lag_variances(z: Tensor, known: Tensor) -> Tensor:
     squares = f0.conj() * f2 + f2.conj() * f0 - 2 * f1.conj() * f1
     sums = torch.fft.irfft(squares, 2 * rows, 1)[:, :rows].sum(2)
     pairs, sums = pairs.round(), sums.clamp(min=0)
-    # Of a lag never seen, the variance of two unrelated values.
-    variance = torch.full_like(sums[:, 0], 2.0)
-    few = 1e-2
-    result = [variance]
-    for k in range(1, rows):
-        variance = (sums[:, k] + few * variance) / (pairs[:, k] + few)
-        few = _FEW
-        result.append(variance)
-    return torch.stack(result, 1)
+    # What all shorter lags say together; of lag 1, the variance of two unrelated values.
+    shorter_sums, shorter_pairs = (F.pad(v[:, 1:-1].cumsum(1), (0, 0, 2, 0)) for v in (sums, pairs))
+    prior = (shorter_sums + 2 * _UNSEEN) / (shorter_pairs + _UNSEEN)
+    few = torch.full((rows, 1), _FEW, dtype=z.dtype)
+    few[:2] = _UNSEEN
+    return ((sums + few * prior) / (pairs + few))[:, :rows]

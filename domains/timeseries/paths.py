@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from domains.timeseries.encoding import FIELD
+from domains.timeseries.encoding import FIELD, batch_of
 from domains.timeseries.frame import Frame
 from domains.timeseries.methods import METHODS, Method, prepared
+from domains.timeseries.refining import Refinement
 from sciflow.errors import InputError, NonFiniteError
 from sciflow.model import Model
 from sciflow.random import Draws
 from sciflow.samplers import Sampler
+from sciflow.state import State
 
 __all__ = ["PathDrawer", "stream_of"]
 
@@ -46,7 +48,7 @@ class PathDrawer:
 
     @classmethod
     def of(cls, model: Model, method: str | None, steps: int | None, seed: int,
-           **settings: Any) -> PathDrawer:  # fmt: skip
+           batch_size: int | None = None, **settings: Any) -> PathDrawer:  # fmt: skip
         """The drawer of a model, checked.
 
         Raises:
@@ -58,7 +60,9 @@ class PathDrawer:
         sampler = model.sampler if steps is None else replace(model.sampler, steps=steps)
         if method != "conditional" and steps is None:
             sampler = replace(sampler, steps=20)
-        return cls(model, method, replace(sampler, **settings), seed)
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"a batch holds at least 1 path, not {batch_size}")
+        return cls(model, method, replace(sampler, **settings), seed, batch_size or 512)
 
     def __call__(
         self,
@@ -86,12 +90,26 @@ class PathDrawer:
         """
         parts = []
         # A number a row, 32 bits: the path's place on a long walk that begins at the stream's.
-        keys = (torch.tensor(streams) + numbers * 0x9E3779B1) & 0xFFFFFFFF
+        keys = _keys(streams, numbers)
         for i in range(0, len(y), self.rows):
             part = slice(i, i + self.rows)
             told = None if covariates is None else covariates[part]
             parts.append(self._drawn(y[part], given[part], real[part], told, keys[part],
                                      (numbers[part] + 1) / (paths + 1)))  # fmt: skip
+        return torch.cat(parts)
+
+    def refined(self, y: Tensor, given: Tensor, real: Tensor, covariates: Tensor | None,
+                streams: Sequence[int], numbers: Tensor, how: Refinement) -> Tensor:  # fmt: skip
+        """The windows with what is not given moved from the values it has in ``y``."""
+        config, parts, keys = self.model.config, [], _keys(streams, numbers)
+        for i in range(0, len(y), self.rows):
+            part = slice(i, i + self.rows)
+            told = None if covariates is None else covariates[part]
+            batch = batch_of(y[part], given[part], real[part], config["season"], config["lags"],
+                             told)  # fmt: skip
+            draws = Draws(self.seed, keys[part])
+            x = how(self.model.denoiser, self.sampler, batch, draws)
+            parts.append(torch.where(given[part], y[part], _decoded(x, batch)))
         return torch.cat(parts)
 
     def _drawn(self, y: Tensor, given: Tensor, real: Tensor, covariates: Tensor | None,
@@ -103,6 +121,13 @@ class PathDrawer:
         report = self.sampler(denoiser, batch.context, Draws(self.seed, keys), known)
         if bool(report.broken.any()):
             raise NonFiniteError(f"a path was lost: {report.where}; try more steps")
-        anchor, scale = batch.context.extras["anchor"], batch.context.extras["scale"]
-        drawn = Frame(anchor, scale, anchor, scale).decode(report.state[FIELD])
-        return torch.where(given, y, drawn)
+        return torch.where(given, y, _decoded(report.state[FIELD], batch))
+
+
+def _keys(streams: Sequence[int], numbers: Tensor) -> Tensor:
+    return (torch.tensor(streams) + numbers * 0x9E3779B1) & 0xFFFFFFFF
+
+
+def _decoded(x: Tensor, batch: State) -> Tensor:
+    anchor, scale = batch.context.extras["anchor"], batch.context.extras["scale"]
+    return Frame(anchor, scale, anchor, scale).decode(x)
