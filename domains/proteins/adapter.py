@@ -66,10 +66,11 @@ class Proteins(Domain):
         return self._own(Path(source))
 
     def _own(self, source: Path) -> ChainTable:
-        """A user's table, PDB or mmCIF file, or folder of such files."""
+        """A user's table, structure file or folder of such; what is left out is logged."""
+        import logging
+
+        from domains.proteins.collect import table_from_chains, table_from_folder
         from domains.proteins.ensembles import read_ensemble
-        from domains.proteins.evaluators.secondary_structure import dssp_codes
-        from domains.proteins.io import SUFFIXES
         from domains.proteins.table import ChainTable
 
         if not source.exists():
@@ -80,16 +81,24 @@ class Proteins(Domain):
             )
         if source.suffix == ".npz":
             return ChainTable.load(source)
-        files = [source]
         if source.is_dir():
-            ends = tuple(s + more for s in SUFFIXES for more in ("", ".gz"))
-            files = sorted(f for f in source.iterdir() if f.name.lower().endswith(ends))
-            if not files:
-                raise InputError("this folder holds no PDB or mmCIF files", source)
-        chains = [c for f in files for c in read_ensemble(f).chains if c.complete]
-        if not chains:
-            raise InputError("no chain has all its backbone atoms", source)
-        return ChainTable.from_chains(chains, dssp_codes(chains), name=source.stem)
+            table, dropped = table_from_folder(source)
+        else:
+            result = read_ensemble(source)
+            table, dropped = table_from_chains(result.chains, source)
+            dropped = [*result.dropped, *dropped]
+        if dropped:
+            log = logging.getLogger(__name__)
+            log.warning("%s: %d left out; the first: %s", source, len(dropped), dropped[0])
+        return table
+
+    def build_dataset(
+        self, source: Path, out: Path, *, jobs: int = -1, seed: int = 7, limit: int | None = None
+    ) -> list[InputError]:
+        """Chains of a folder of structures, or of a list of PDB and CATH names."""
+        from domains.proteins.collect import build_from
+
+        return build_from(source, out, jobs=jobs, limit=limit).dropped
 
     def prepare(
         self,

@@ -30,7 +30,14 @@ from domains.proteins.table import ChainTable
 from sciflow.errors import InputError
 from sciflow.files import write_json
 
-__all__ = ["BuildResult", "build", "build_from", "structure_files", "table_from_folder"]
+__all__ = [
+    "BuildResult",
+    "build",
+    "build_from",
+    "structure_files",
+    "table_from_chains",
+    "table_from_folder",
+]
 
 _PART = 64
 _RECIPE = "chains/1"
@@ -87,6 +94,19 @@ def table_from_folder(
     chains = [chain for part, _ in parts for chain in part]
     dropped = [error for _, errors in parts for error in errors]
     return _distinct([_table(chains)] if chains else [], dropped, Path(folder))
+
+
+def table_from_chains(
+    chains: Sequence[Chain], path: Path, min_length: int = 1
+) -> tuple[ChainTable, list[InputError]]:
+    """The usable ones of chains that were read from ``path``, and what was left out.
+
+    Raises:
+        InputError: none is usable.
+    """
+    dropped: list[InputError] = []
+    kept = _whole(chains, path, min_length, dropped)
+    return _distinct([_table(kept)] if kept else [], dropped, path)
 
 
 def build(
@@ -166,17 +186,26 @@ def _chains(
         except InputError as error:
             dropped.append(error if error.path else InputError(error.reason, path))
             continue
-        for chain in kept:
-            whole, lost = complete_residues(chain)
-            if lost:
-                reason = f"chain {chain.chain_id}: residues without all atoms: {', '.join(lost)}"
-                dropped.append(InputError(reason, path))
-            if len(whole) < min_length:
-                reason = f"chain {chain.chain_id}: {len(whole)} residues, fewer than {min_length}"
-                dropped.append(InputError(reason, path))
-            else:
-                chains.append(whole)
+        chains += _whole(kept, path, min_length, dropped)
     return chains, dropped
+
+
+def _whole(
+    chains: Sequence[Chain], path: Path, min_length: int, dropped: list[InputError]
+) -> list[Chain]:
+    """The chains without incomplete residues, if they are long enough then."""
+    kept = []
+    for chain in chains:
+        whole, lost = complete_residues(chain)
+        if lost:
+            reason = f"chain {chain.chain_id}: residues without all atoms: {', '.join(lost)}"
+            dropped.append(InputError(reason, path))
+        if len(whole) < min_length:
+            reason = f"chain {chain.chain_id}: {len(whole)} residues, fewer than {min_length}"
+            dropped.append(InputError(reason, path))
+        else:
+            kept.append(whole)
+    return kept
 
 
 def _part_of(chains: Sequence[Chain], asked: str, path: Path) -> Chain:

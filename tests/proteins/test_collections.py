@@ -69,6 +69,25 @@ def test_a_folder_becomes_a_table_and_nothing_is_lost(folder):
     assert len(set(table.cluster30.tolist())) == 5
 
 
+def test_the_adapter_says_what_it_leaves_out(folder, tmp_path, caplog):
+    from domains.proteins.adapter import Proteins
+
+    domain = Proteins()
+    assert len(domain.dataset(folder)) == 5
+    assert "5 left out; the first:" in caplog.text
+    caplog.clear()
+    # Backbones without a sequence are no copies of each other; an incomplete one is told of.
+    bare = [straight(n).replace(sequence="X" * n, backbone=straight(n).backbone) for n in (9, 9)]
+    x = bare[0].backbone.copy()
+    x[4, 0] = np.nan
+    domain.write([*bare, bare[0].replace(backbone=x)], tmp_path)
+    table = domain.dataset(tmp_path / "backbones.pdb")
+    assert table.lengths.tolist() == [9, 9, 8]
+    assert "residues without all atoms: 5" in caplog.text
+    dropped = domain.build_dataset(folder, tmp_path / "built.npz", jobs=1)
+    assert len(dropped) == 5 and len(domain.dataset(tmp_path / "built.npz")) == 5
+
+
 def test_folders_without_structures_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         structure_files(tmp_path / "none")
