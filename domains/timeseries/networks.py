@@ -23,10 +23,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def patch_of(season: int, horizon: int) -> int:
-    """Steps of a token: a season where it is short, else about a forecast, from 8 to 24."""
-    if 4 <= season <= 48:
-        return season
-    return min(max(horizon // 2, 8), 24)
+    """Steps of a token: whole seasons of 12 steps or more together, else a forecast, 8 to 24."""
+    if 1 < season <= 48:
+        return -(-12 // season) * season
+    return min(max(horizon, 8), 24)
 
 
 def build_denoiser(config: Mapping[str, Any]) -> NetworkDenoiser:

@@ -50,16 +50,17 @@ def hourly() -> ForecastTask:
 
 
 def anchoring_season(series: Sequence[Series], season: int, horizon: int) -> int:
-    """1 or the season: whose naive forecast errs less ``horizon`` steps ahead, on average.
+    """1 or the season: whose naive forecast errs less over ``horizon`` steps ahead, on average.
 
     Errors are relative to the other's in each series, so that large series do not decide.
     """
     if season == 1:
         return 1
-    lag = -(-horizon // season) * season
+    ahead = np.unique(np.linspace(1, horizon, min(horizon, 24)).round().astype(int))
     ratios = []
     for s in series:
-        last, same = (_naive_error(s.values, k) for k in (max(horizon // 2, 1), lag))
+        last = np.mean([_naive_error(s.values, k) for k in ahead])
+        same = np.mean([_naive_error(s.values, -(-k // season) * season) for k in ahead])
         if np.isfinite(last) and np.isfinite(same) and last + same > 0:
             ratios.append((same - last) / (same + last))
     return season if ratios and np.mean(ratios) < 0 else 1
