@@ -8,12 +8,14 @@ are found (:mod:`sciflow.domain`). Packages of third parties add theirs by the e
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sciflow.errors import InputError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["COMMANDS", "DomainGroup", "LazyCommand"]
 
@@ -97,4 +99,6 @@ class DomainGroup(click.Group):
 
 
 def _installed() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points
+
     return {entry.name: entry for entry in entry_points(group="sciflow.commands")}

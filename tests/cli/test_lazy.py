@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -10,8 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-import sciflow.cli.lazy as lazy
-from sciflow.cli import cli
+from sciflow.cli import cli, lazy
 
 
 @click.command()
@@ -23,7 +23,7 @@ def greet(times: int) -> None:
 
 def installed(monkeypatch: pytest.MonkeyPatch, **commands: str) -> None:
     found = [EntryPoint(name, value, "sciflow.commands") for name, value in commands.items()]
-    monkeypatch.setattr(lazy, "entry_points", lambda group: found)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found)
 
 
 def test_help_lists_commands_of_domains_without_importing_one() -> None:

@@ -52,7 +52,8 @@ class LastValue:
         ]  # fmt: skip
 
     def refine(self, base: Sequence[Forecast], data: Sequence[Series], method: str = "langevin",
-               progress: Any = None, **_: Any) -> list[Forecast]:  # fmt: skip
+               samples: int = 100, seed: int = 0, progress: Any = None,
+               **_: Any) -> list[Forecast]:  # fmt: skip
         self._note(data, progress)
         return [Forecast(f.series_name, f.channels, f.index, (f.samples + s.values[-1]) / 2)
                 for f, s in zip(base, data, strict=True)]  # fmt: skip

@@ -73,8 +73,8 @@ def refine(base: Path, data: Path, method: str, truth: Path | None, **options: A
     more = {k: options[k] for k in ("steps", "batch_size") if options[k] is not None}
 
     def work(rows: range, tell: Any) -> Any:
-        made = model.refine([bases[i] for i in rows], [histories[i] for i in rows], method=method,
-                            seed=options["seed"], progress=tell, **more)  # fmt: skip
+        made = model.refine([bases[i] for i in rows], [histories[i] for i in rows], method,
+                            options["samples"], options["seed"], progress=tell, **more)  # fmt: skip
         rows_text = csv_text(forecast_table(made, levels))
         yield ".csv", lambda path: path.write_text(rows_text)
         yield ".npz", lambda path: save_samples(made, path)
