@@ -259,6 +259,10 @@ class Domain(ABC):
         """HTML of an interactive view of records, self-contained; empty where there is none."""
         return ""
 
+    def plots(self, records: Sequence[Any]) -> list[tuple[str, str]]:
+        """(SVG, caption) of plots of a set of records, for reports; empty where there are none."""
+        return []
+
     # --- contract tests ---------------------------------------------------------------------
 
     @abstractmethod

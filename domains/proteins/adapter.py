@@ -333,6 +333,22 @@ class Proteins(Domain):
 
         return viewer_html(records)
 
+    def plots(self, records: Sequence[Chain]) -> list[tuple[str, str]]:
+        """Torsions of all chains; contacts of the first few."""
+        from domains.proteins.evaluators.ramachandran import RamachandranGrids
+        from domains.proteins.pictures import contact_map_svg, ramachandran_svg
+
+        try:
+            grids, behind = RamachandranGrids.load(), "; behind them what is favoured and allowed"
+        except InputError:
+            grids, behind = None, ""
+        torsions = f"φ and ψ of every residue of {len(records)} chains{behind}"
+        maps = [
+            (contact_map_svg(c), f"contacts of {c.name or f'chain {i + 1}'}: CA within 8 Å")
+            for i, c in enumerate(records[:5])
+        ]
+        return [(ramachandran_svg(records, grids), torsions), *maps]
+
     # --- contract tests ---------------------------------------------------------------------
 
     def examples(self, n: int, seed: int = 0) -> list[Chain]:

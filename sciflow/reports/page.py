@@ -32,7 +32,8 @@ def page(run: Run) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title>\n<style>{css}</style></head>\n<body>\n"
-        f"{_head(run, title)}\n{_plots(run)}\n{_look(run)}\n{_table(run)}\n{_judged(run)}\n"
+        f"{_head(run, title)}\n{_plots(run)}\n{_look(run)}\n{_field_plots(run)}\n"
+        f"{_table(run)}\n{_judged(run)}\n"
         f"{_made(run)}\n<script>{js}</script>\n</body></html>\n"
     )
 
@@ -109,6 +110,16 @@ def _plots(run: Run) -> str:
         f"<figure>{svg}<figcaption>{text}</figcaption></figure>" for svg, text in figures
     )
     return f'<section><h2>Asked for, and measured</h2><div class="plots">{body}</div></section>'
+
+
+def _field_plots(run: Run) -> str:
+    """What the science itself plots of a set: a Ramachandran plot, say."""
+    figures = run.domain.plots(run.records) if run.records else []
+    body = "".join(
+        f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+        for svg, caption in figures
+    )
+    return f'<section><h2>In plots</h2><div class="plots">{body}</div></section>' if body else ""
 
 
 def _caption(run: Run, name: str, e: Mapping[str, Any]) -> str:

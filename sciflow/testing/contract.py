@@ -406,6 +406,7 @@ class DomainContract:
         assert metrics and all(isinstance(v, int | float) for v in metrics.values())
         assert all("<svg" in domain.picture(r) for r in garbage)
         assert isinstance(domain.viewer(garbage), str)
+        assert all(svg.startswith("<svg") for svg, _ in domain.plots(garbage))
 
     def test_examples_score_well(self, domain: Domain, records: list[Any], tmp_path: Path,
                                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip

@@ -150,3 +150,19 @@ def test_the_viewer_draws(tmp_path):
     assert done.returncode == 0, done.stderr
     # Three strokes for each of six pieces between neighbours.
     assert json.loads(done.stdout) == [3 * 6 * 11, 3 * 6 * 4, 3 * 6 * 4, "12 residues", "1", "0"]
+
+
+def test_the_report_shows_torsions_and_contacts():
+    from types import SimpleNamespace
+
+    from domains.proteins.adapter import Proteins
+    from sciflow.reports.page import _field_plots
+
+    records = [random_chain(12, name="a & b"), *[random_chain(9)] * 7]
+    plots = Proteins().plots(records)
+    assert len(plots) == 6
+    assert "8 chains" in plots[0][1] and "a & b" in plots[1][1]
+    run = SimpleNamespace(domain=Proteins(), records=records)
+    section = _field_plots(run)
+    assert section.count("<figure>") == section.count("</svg>") == 6 and "a &amp; b" in section
+    assert _field_plots(SimpleNamespace(domain=Proteins(), records=[])) == ""
