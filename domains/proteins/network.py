@@ -129,6 +129,11 @@ class BackboneNetwork(Network):
             h = block(h, c, e, block_bias, floor)
         h = self.norm(h)
         outputs = {f: linear(h) for f, linear in self.out.items()}
+        if "torsions" in outputs:
+            # x_0 is never farther than half a turn times the share of noise; what leaves that ball
+            # comes round from the other side, and its gradient drives it on.
+            y = outputs["torsions"]
+            outputs["torsions"] = y / (1 + (y / math.pi) ** 2).sqrt()
         if frames is not None and self.pull is not None:
             rotation, place = frames
             moved = (rotation * outputs["positions"][..., None, :]).sum(-1)
