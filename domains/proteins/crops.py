@@ -104,4 +104,4 @@ def _wrong_angles(table: ChainTable) -> NDArray[np.bool_]:
     bends = internal_coordinates(x)[1].numpy()
     far: NDArray[np.bool_] = np.abs(bends - BEND_MEAN) > 8 * np.array(BEND_STD)
     far[:, 1:] &= table.joined[:, None]
-    return far.any(1)
+    return np.asarray(far.any(1))
