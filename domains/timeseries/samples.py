@@ -1,10 +1,10 @@
 """Sample paths on disk: written series by series in bounded memory, and read back as forecasts.
 
 ``samples.npz`` holds ``samples`` float64 ``[N, S, H, C]`` beside ``unique_id``, ``start`` and
-``freq`` of each of the N series and the names of the C ``channels``; ``samples.parquet`` has rows
-``unique_id, ds, sample, y``. Forecasts of other tools are read from such a table, or from one with
-columns of quantiles in anybody's names (``lo-80``, ``q0.1``, ``0.1``): sample s is then the
-(s + ½)/S quantile of every step, interpolated on the scale of a normal variable.
+``freq`` of each of the N series and the names of its C ``channels`` ``[N, C]``; ``samples.parquet``
+has rows ``unique_id, ds, sample, y``. Forecasts of other tools are read from such a table, or from
+one with columns of quantiles in anybody's names (``lo-80``, ``q0.1``, ``0.1``): sample s is then
+the (s + ½)/S quantile of every step, interpolated on the scale of a normal variable.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ def save_samples(forecasts: Sequence[ForecastLike], path: str | Path) -> Path:
     """Write the sample paths of forecasts of one horizon, as npz or parquet by the ending.
 
     Raises:
-        InputError: the forecasts differ in samples, horizon or channels.
+        InputError: the forecasts differ in samples, horizon or number of channels.
     """
     path = Path(path)
     if path.suffix == ".parquet":
         return write_table(pd.concat([_long(f) for f in forecasts], ignore_index=True), path)
     shapes = {f.samples.shape for f in forecasts}
-    if len(shapes) != 1 or len({f.channels for f in forecasts}) != 1:
+    if len(shapes) != 1:
         raise InputError(f"samples of shapes {sorted(shapes)} do not fit in one file", path)
     arrays: dict[str, Any] = {
         "samples": np.stack([f.samples for f in forecasts]),
         "unique_id": np.array([f.series_name for f in forecasts]),
         "start": np.array([f.index[0].isoformat() for f in forecasts]),
         "freq": np.array([f.index.freqstr or infer_frequency([f.index]) for f in forecasts]),
-        "channels": np.array(forecasts[0].channels),
+        "channels": np.array([f.channels for f in forecasts]),
     }
     with writing(path) as f:
         np.savez(f, **arrays)
@@ -65,8 +65,7 @@ def join_samples(parts: Sequence[Path], path: str | Path) -> Path:
     if path.suffix == ".parquet":
         return _join_parquet(parts, path)
     pieces = [_arrays(part, _KEYS[1:]) for part in parts]
-    small = {key: np.concatenate([p[key] for p in pieces]) for key in _KEYS[1:4]}
-    small["channels"] = pieces[0]["channels"]
+    small = {key: np.concatenate([p[key] for p in pieces]) for key in _KEYS[1:]}
     _, *rest = _arrays(parts[0], ("samples",))["samples"].shape
     # Times of members are those of a fixed day, so that equal samples are equal bytes.
     with writing(path) as f, zipfile.ZipFile(f, "w", zipfile.ZIP_STORED) as archive:
@@ -98,10 +97,10 @@ def read_forecasts(path: str | Path, samples: int = 100) -> list[Forecast]:
         a = _arrays(path, _KEYS)
         return [
             Forecast(
-                str(name), tuple(map(str, a["channels"])),
+                str(name), tuple(map(str, channels)),
                 pd.date_range(str(start), periods=x.shape[1], freq=str(freq)), x,
             )
-            for x, name, start, freq in zip(*(a[k] for k in _KEYS[:4]), strict=True)
+            for x, name, start, freq, channels in zip(*(a[k] for k in _KEYS), strict=True)
         ]  # fmt: skip
     cells = open_table(path)
     if isinstance(cells, list):

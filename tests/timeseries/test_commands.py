@@ -145,6 +145,20 @@ def test_holdout_is_scored_beside_seasonal_naive(model: LastValue, tmp_path: Pat
     assert (tmp_path / "two/forecast.csv").read_bytes() == (out / "forecast.csv").read_bytes()
 
 
+def test_the_columns_of_a_wide_table_are_forecast(model: LastValue, tmp_path: Path) -> None:
+    data = tmp_path / "d.csv"
+    data.write_text("date,A,B\n2024-01-01,1,5\n2024-01-02,2,6\n")
+    run("forecast", data, "-H", 1, "-s", 5, "--plot", "none", "-o", tmp_path / "run")
+    written = pd.read_csv(tmp_path / "run/forecast.csv")
+    assert written[["unique_id", "ds", "median"]].values.tolist() == [
+        ["A", "2024-01-03", 2], ["B", "2024-01-03", 6]]  # fmt: skip
+    run("forecast", data, "-H", 1, "-s", 5, "--plot", "none", "-o", tmp_path / "two",
+        "--multivariate")  # fmt: skip
+    written = pd.read_csv(tmp_path / "two/forecast.csv")
+    assert written[["unique_id", "channel", "median"]].values.tolist() == [
+        ["d", "A", 2], ["d", "B", 6]]  # fmt: skip
+
+
 def test_an_interrupted_run_goes_on_and_ends_in_the_same_bytes(
     model: LastValue, tmp_path: Path
 ) -> None:

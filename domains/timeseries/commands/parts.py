@@ -50,7 +50,8 @@ class Parts:
         self.count, self.size = count, size
         asked = plain({**settings, "series": count, "chunk": size})
         state = self.folder / "asked.json"
-        if state.exists():
+        # A run that stopped before its first part was done left nothing to go on with.
+        if state.exists() and any(self.folder.glob("*.done")):
             if not resume:
                 raise InputError("holds an unfinished run; add --resume to go on with it, or give "
                                  "another --out", out)  # fmt: skip
