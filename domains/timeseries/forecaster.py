@@ -22,6 +22,7 @@ from torch import Tensor
 
 from domains.timeseries.covariates import Covariates
 from domains.timeseries.forecast import Forecast, Imputation
+from domains.timeseries.imputing import imputed
 from domains.timeseries.paths import PathDrawer, stream_of
 from domains.timeseries.refining import Refinement, RefineMethod
 from domains.timeseries.series import Series
@@ -292,37 +293,12 @@ class Forecaster:
         return torch.from_numpy(told).repeat_interleave(samples, 0)
 
     def _filled(self, s: Series, samples: int, drawer: PathDrawer) -> np.ndarray:
-        """Whole paths ``[S, T, C]``: windows from left to right, each going on from the last."""
-        filled = []
+        """Whole paths ``[S, T, C]``."""
+        parts = []
         for part in self._parts(s):
-            filled.append(self._filled_part(part, samples, drawer))
-        return np.concatenate(filled, -1)
-
-    def _filled_part(self, s: Series, samples: int, drawer: PathDrawer) -> np.ndarray:
-        length = self.context + self.horizon
-        y = torch.from_numpy(s.values)[None].repeat(samples, 1, 1)
-        known = torch.isfinite(y)
-        told = None
-        if self.covariates is not None:
-            told = torch.from_numpy(self.covariates.of(s, len(s)))[None].repeat(samples, 1, 1)
-        numbers, stride = torch.arange(samples), length // 2
-        for begin in range(0, max(len(s) - stride, 1), stride):
-            end = min(begin + length, len(s))
-            part = slice(max(end - length, 0), end)
-            if bool(known[0, part].all()):
-                continue
-            stream = stream_of(f"{s.name} {s.index[part.start]}")
-            window = y[:, part].masked_fill(~known[:, part], torch.nan)
-            drawn = drawer(
-                window, known[:, part], torch.ones_like(known[:, part]),
-                None if told is None else told[:, part], [stream] * samples, numbers, samples,
-            )  # fmt: skip
-            # What lies in the last part has little to its right: the next window draws it anew.
-            keep = len(s) if end == len(s) else begin + stride + length // 4
-            inside = slice(part.start, min(end, keep))
-            y[:, inside] = drawn[:, : inside.stop - inside.start]
-            known[:, inside] = True
-        return y.numpy()
+            told = None if self.covariates is None else self.covariates.of(part, len(part))
+            parts.append(imputed(part, samples, drawer, self.context + self.horizon, told))
+        return np.concatenate(parts, -1)
 
 
 def load_forecaster(model: str | Path = "timeseries") -> Forecaster:
