@@ -107,7 +107,7 @@ class TimeSeries(Domain):
                 "channels": max(len(s.channels) for s in train),
                 "covariates": None if covariates is None else asdict(covariates),
                 "patterns": asdict(Patterns()),
-                "network": {**PRESETS[preset], "patch": patch},
+                "network": PRESETS[preset] | ({"patch": patch} if preset == "patches" else {}),
                 "path": {"schedule": {"kind": "rectified"}, "prediction": "edm"},
                 "conditions": {},
                 "sampler": {"steps": 8, "method": "ab2"},
