@@ -10,7 +10,7 @@ from torch import Tensor
 
 from domains.proteins.adapter import Proteins
 from domains.proteins.encoding import Encoding
-from domains.proteins.guidance import ShapeEnergy, rg_ratio, shape_guidance
+from domains.proteins.guidance import Contracted, ShapeEnergy, rg_ratio, shape_guidance
 from domains.proteins.losses import StructureLoss
 from domains.proteins.networks import PRESETS, build_denoiser
 from sciflow.errors import InputError
@@ -122,6 +122,25 @@ def test_guided_chains_are_compact() -> None:
     assert bool((small <= free).all()) and bool((small[free > 1] < 0.95).all())
     off, same = sizes(shape_guidance(model, config, 0.9, 1.0, strength=0.0))
     assert torch.equal(off, free) and torch.equal(same["torsions"], plain["torsions"])
+
+
+def test_contraction_leaves_the_estimate_of_other_fields() -> None:
+    """log_x D grows by 1 + w, up to half a turn; at weight 0 nothing changes, bit for bit."""
+    config = {**PRESETS["angles"], "encoding": ANGLES.config(), "conditions": {},
+              "network": {"dim": 16, "pair_dim": 0, "depth": 1, "heads": 2}}  # fmt: skip
+    torch.manual_seed(0)
+    model = build_denoiser(config).eval()
+    torch.nn.init.normal_(model.network.out["torsions"].weight)  # type: ignore[union-attr,index]
+    context = Context(torch.ones(2, 20, dtype=torch.bool))
+    x = model.paths["torsions"].prior(context, Draws(0, torch.arange(2)), "x", torch.float32)
+    state = State({"torsions": x, "bends": x}, context)
+    plain = model(state, 0.3)
+    same, far = Contracted(model, 0.0)(state, 0.3), Contracted(model, 0.5)(state, 0.3)
+    space = model.paths["torsions"].space
+    v, w = (space.log(x, p["torsions"]) for p in (plain, far))  # type: ignore[attr-defined]
+    assert torch.equal(same["torsions"], plain["torsions"])
+    assert torch.equal(far["bends"], plain["bends"]) and float(v.abs().max()) > 0.1
+    torch.testing.assert_close(w, (1.5 * v).clamp(-3.1, 3.1), atol=1e-5, rtol=0)
 
 
 def test_nothing_to_guide_by_is_refused() -> None:
