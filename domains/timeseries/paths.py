@@ -12,7 +12,7 @@ from torch import Tensor
 
 from domains.timeseries.encoding import FIELD, batch_of
 from domains.timeseries.frame import Frame
-from domains.timeseries.methods import METHODS, Method, prepared
+from domains.timeseries.methods import METHODS, SAMPLERS, Method, prepared
 from domains.timeseries.refining import Refinement
 from sciflow.errors import InputError, NonFiniteError
 from sciflow.model import Model
@@ -57,9 +57,8 @@ class PathDrawer:
         method = method or model.config.get("method", "conditional")
         if method not in METHODS:
             raise InputError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
-        sampler = model.sampler if steps is None else replace(model.sampler, steps=steps)
-        if method != "conditional" and steps is None:
-            sampler = replace(sampler, steps=20)
+        own = SAMPLERS[method] | ({} if steps is None else {"steps": steps})
+        sampler = replace(model.sampler, **own)
         if batch_size is not None and batch_size < 1:
             raise InputError(f"a batch holds at least 1 path, not {batch_size}")
         return cls(model, method, replace(sampler, **settings), seed, batch_size or 512)
