@@ -41,10 +41,10 @@ __all__ = ["train"]
 @click.option("--checkpoint-every", type=click.IntRange(min=1), default=500, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Of torch, on the CPU, a process.")
 def train(domain: str, source: str, preset: str | None, origin: str | None,
-          predict_for: str | None, target_properties: list[str] | None,
-          steps: int | None, batch_size: int | None, lr: float | None, seed: int, out: Path, resume: bool, devices: str,
-          num_nodes: int, strategy: str, accelerator: str, precision: str, checkpoint_every: int,
-          threads: int | None) -> None:  # fmt: skip
+          predict_for: str | None, target_properties: list[str] | None, steps: int | None,
+          batch_size: int | None, lr: float | None, seed: int, out: Path, resume: bool,
+          devices: str, num_nodes: int, strategy: str, accelerator: str, precision: str,
+          checkpoint_every: int, threads: int | None) -> None:  # fmt: skip
     """Train a model of DOMAIN; the same command again goes on from its last checkpoint.
 
     \b
