@@ -32,7 +32,7 @@ __all__ = ["sample", "torch_device"]
 @click.option("-t", "--target", "targets", multiple=True, metavar="NAME=VALUE",
               help="A value (gap=6) or a range (dipole=2..3); repeat for several.")  # fmt: skip
 @click.option("--length", metavar="N|LOW..HIGH",
-              help="Size of each sample, where it can be asked for: --target length=N.")  # fmt: skip
+              help="Size of each sample, where one can be wanted: --target length=N.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("-o", "--out", type=FILE, default="run", show_default=True, help="Output folder.")
 @click.option("--steps", type=click.IntRange(min=1), help="Network calls; default the model's own.")
