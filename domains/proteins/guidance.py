@@ -182,7 +182,7 @@ GUIDES = {
     ),
     "shape": Guide(
         "to compact chains without clashes, by the backbone that the clean estimate builds",
-        {"rg_ratio": 1.0, "clash": 1.0, "strength": 2.0, "least": 0.003, "iterations": 8,
+        {"rg_ratio": 0.95, "clash": 3.0, "strength": 2.0, "least": 0.003, "iterations": 12,
          "clip": 0.5, "first": 0.0, "last": 0.7},
         _shape,
     ),

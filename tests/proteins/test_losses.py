@@ -148,4 +148,4 @@ def test_nothing_to_guide_by_is_refused() -> None:
               "network": {"dim": 16, "pair_dim": 0, "depth": 1, "heads": 2}}  # fmt: skip
     with pytest.raises(InputError, match="nothing to guide by"):
         shape_guidance(build_denoiser(config), config, 0.0, 0.0)
-    assert find_guide("shape", Proteins().guides()).settings["clash"] == 1.0
+    assert find_guide("shape", Proteins().guides()).settings["clash"] == 3.0
