@@ -108,5 +108,13 @@ def scaffold(
         given = np.zeros(len(chain), bool)
         given[places] = True
         breaks = None if np.isfinite(x).all() else np.zeros(max(len(x) - 1, 0), bool)
-        designs.append(Chain(x, "".join(letters), name=str(layouts[i]), given=given, breaks=breaks))
+        designs.append(
+            Chain(
+                x.astype(np.float32),
+                "".join(letters),
+                name=str(layouts[i]),
+                given=given,
+                breaks=breaks,
+            )
+        )
     return designs
