@@ -37,9 +37,7 @@ _IDS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 class BrokenLine(InputError):
     """A line of atoms that cannot be read, and the chain (model, name) that it spoils."""
 
-    def __init__(
-        self, reason: str, path: Path, line: int | None, chain: tuple[int, str] | None
-    ):
+    def __init__(self, reason: str, path: Path, line: int | None, chain: tuple[int, str] | None):
         super().__init__(reason, path, line)
         self.chain = chain
 

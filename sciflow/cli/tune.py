@@ -15,7 +15,7 @@ from sciflow.errors import InputError
 if TYPE_CHECKING:
     from sciflow.guidance import Trial
     from sciflow.guides import Guide
-    from sciflow.model import Samples
+    from sciflow.model import Model, Samples
 
 __all__ = ["mean_error", "parse_range", "tune_guidance", "valid_share"]
 
@@ -33,9 +33,12 @@ __all__ = ["mean_error", "parse_range", "tune_guidance", "valid_share"]
 @click.option("--seed", type=int, default=0, show_default=True,
               help="The same for all, so that they differ by the settings alone.")  # fmt: skip
 @click.option("--budget", type=click.IntRange(min=1), default=12, show_default=True,
-              help="Evaluations at most.")  # fmt: skip
+              help="Evaluations at most, and one without the guide.")  # fmt: skip
 @click.option("--beam", type=click.IntRange(min=1), default=2, show_default=True,
               help="How many of the best are varied in turn.")  # fmt: skip
+@click.option("--refine", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Where nothing more comes of it, go on with the square roots of the factors, so "
+              "often.")  # fmt: skip
 @click.option("--metric", type=click.Choice(["mae", "valid"]), default="mae", show_default=True,
               help="Mean absolute error by the oracle, or the share of valid samples.")  # fmt: skip
 @click.option("-o", "--out", type=FILE, default="tune.csv", show_default=True,
@@ -47,8 +50,8 @@ __all__ = ["mean_error", "parse_range", "tune_guidance", "valid_share"]
 @click.option("--jobs", type=int, callback=jobs, default=-1, show_default=True,
               help="Processes of the oracle; -1 is every core.")  # fmt: skip
 def tune_guidance(what: str, text: str, ranges: tuple[str, ...], targets: tuple[str, ...],
-                  number: int, seed: int, budget: int, beam: int, metric: str, out: Path,
-                  steps: int | None, batch_size: int | None, device: str,
+                  number: int, seed: int, budget: int, beam: int, refine: int, metric: str,
+                  out: Path, steps: int | None, batch_size: int | None, device: str,
                   jobs: int) -> None:  # fmt: skip
     """Search the settings of a guide by beam search, and print the best as text for --guide.
 
@@ -58,11 +61,11 @@ def tune_guidance(what: str, text: str, ranges: tuple[str, ...], targets: tuple[
 
     An invalid sample, or one that the oracle fails for, counts as far off as training samples of
     its size are on average, so that dropping samples does not pay. Every trial is on disk as soon
-    as it is done.
+    as it is done; the row without settings is the model without the guide, at the same seed.
     """
     import sciflow
     from sciflow.cli.sample import torch_device
-    from sciflow.guidance import beam_search
+    from sciflow.guidance import Trial, beam_search
     from sciflow.guides import find_guide, parse_guide
     from sciflow.targets import parse_targets
 
@@ -79,20 +82,26 @@ def tune_guidance(what: str, text: str, ranges: tuple[str, ...], targets: tuple[
             "or --metric valid"
         )
     model = sciflow.load(what)
-    _check(name, find_guide(name, model.domain.guides()), fixed, searched)
+    guide = find_guide(name, model.domain.guides())
+    _check(name, guide, fixed, searched)
+    whole = [key for key in searched if type(guide.settings[key]) is int]
     where = torch_device(device)
     trials: list[Trial] = []
+    bare: list[Trial] = []
     shares: dict[tuple[float, ...], float] = {}
     refused: list[InputError] = []
 
+    def measured(tried: Model, key: tuple[float, ...]) -> float:
+        samples = tried.sample(
+            number, wanted, seed, batch_size=batch_size, device=where,
+            sampler={} if steps is None else {"steps": steps},
+        )  # fmt: skip
+        share = shares[key] = valid_share(samples)
+        return -share if metric == "valid" else mean_error(samples, jobs)
+
     def score(settings: Mapping[str, float]) -> float:
         try:
-            samples = model.guided(name, **fixed, **settings).sample(
-                number, wanted, seed, batch_size=batch_size, device=where,
-                sampler={} if steps is None else {"steps": steps},
-            )  # fmt: skip
-            share = shares[tuple(settings.values())] = valid_share(samples)
-            return -share if metric == "valid" else mean_error(samples, jobs)
+            return measured(model.guided(name, **fixed, **settings), tuple(settings.values()))
         except InputError as error:
             refused.append(error)
             raise
@@ -103,19 +112,24 @@ def tune_guidance(what: str, text: str, ranges: tuple[str, ...], targets: tuple[
             # What is refused at the start was wrong in the command; later, a setting is too large.
             if not trials and refused:
                 raise refused[0]
+            first = not trials
             trials.append(trial)
+            _write(out, [*trials, *bare], shares, metric, list(searched))
+            if first:
+                bare.append(Trial({}, measured(model, ())))
+                _write(out, [*trials, *bare], shares, metric, list(searched))
             progress(len(trials), budget)
-            _write(out, trials, shares, metric)
 
         starts, factors, largest = (
             {key: triple[i] for key, triple in searched.items()} for i in range(3)
         )
         interrupted = False
         try:
-            beam_search(score, starts, factors, largest, beam=beam, budget=budget, progress=tell)
+            beam_search(score, starts, factors, largest, whole=whole, beam=beam,
+                        refinements=refine, budget=budget, progress=tell)  # fmt: skip
         except KeyboardInterrupt:
             interrupted = True
-    _finish(trials, name, fixed, metric, out, interrupted)
+    _finish(trials, bare, name, fixed, metric, out, interrupted)
 
 
 def parse_range(text: str) -> tuple[str, tuple[float, float, float]]:
@@ -200,14 +214,14 @@ def _score(trial: Trial, metric: str) -> float:
 
 
 def _write(out: Path, trials: Sequence[Trial], shares: Mapping[tuple[float, ...], float],
-           metric: str) -> None:  # fmt: skip
+           metric: str, names: Sequence[str]) -> None:  # fmt: skip
     import csv
     import io
 
     from sciflow.files import write_atomically
 
     text = io.StringIO()
-    columns = list(dict.fromkeys([*trials[0].parameters, metric, "valid", "failure"]))
+    columns = list(dict.fromkeys([*names, metric, "valid", "failure"]))
     table = csv.DictWriter(text, columns, lineterminator="\n")
     table.writeheader()
     for trial in sorted(trials, key=lambda x: x.score):
@@ -219,15 +233,18 @@ def _write(out: Path, trials: Sequence[Trial], shares: Mapping[tuple[float, ...]
     write_atomically(out, text.getvalue())
 
 
-def _finish(trials: Sequence[Trial], name: str, fixed: Mapping[str, str], metric: str, out: Path,
-            interrupted: bool) -> None:  # fmt: skip
+def _finish(trials: Sequence[Trial], bare: Sequence[Trial], name: str, fixed: Mapping[str, str],
+            metric: str, out: Path, interrupted: bool) -> None:  # fmt: skip
     good = sorted((t for t in trials if not t.failure), key=lambda x: x.score)
     if failed := len(trials) - len(good):
         click.echo(f"{failed} of {len(trials)} trials failed; the reasons are in {out}", err=True)
     if good:
         best = good[0]
-        click.echo(f"{metric} {_score(best, metric):.4g}, best of {len(trials)} trials, all in "
-                   f"{out}", err=True)  # fmt: skip
+        without = f", without the guide {_score(bare[0], metric):.4g}" if bare else ""
+        click.echo(f"{metric} {_score(best, metric):.4g}{without}; best of {len(trials)} trials, "
+                   f"all in {out}", err=True)  # fmt: skip
+        if bare and bare[0].score <= best.score:
+            click.echo("no setting was better than leaving the guide out", err=True)
         settings = {**fixed, **{k: f"{v:.12g}" for k, v in best.parameters.items()}}
         click.echo(f"--guide {name}:" + ",".join(f"{k}={v}" for k, v in settings.items()))
     if interrupted:

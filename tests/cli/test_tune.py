@@ -31,6 +31,7 @@ def wrap(model: Model, settings: dict[str, Any], denoiser: Denoiser) -> Denoiser
 @pytest.fixture(autouse=True)
 def toy_guide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(GUIDES, "toy", Guide("a test", SETTINGS, wrap))
+    monkeypatch.setitem(GUIDES, "counted", Guide("a test", {"every": 1}, lambda m, s, d: d))
 
 
 class Fake(Molecules):
@@ -64,10 +65,12 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(f))
 
 
-def scored(monkeypatch: pytest.MonkeyPatch, score: Any) -> None:
-    """The oracle's error replaced by a function of the guide's settings."""
+def scored(monkeypatch: pytest.MonkeyPatch, score: Any, bare: float = 50.0) -> None:
+    """The oracle's error replaced by a function of the guide's settings; ``bare`` without it."""
 
     def by_settings(samples: Samples, jobs: int = -1) -> float:
+        if not samples.settings["guides"]:
+            return bare
         (label,) = samples.settings["guides"]
         given = dict(part.split("=") for part in label.partition(":")[2].split(","))
         return float(score({k: float(given[k]) for k in ("scale", "slope")}))
@@ -84,9 +87,12 @@ def test_the_best_is_found_and_can_be_given_to_sample(
                   "--over", "scale=1:2:8", "--over", "slope=0.1:2:0.3", "--budget", 9)  # fmt: skip
     assert result.exit_code == 0, result.output
     assert result.stdout == "--guide toy:loud=no,scale=4,slope=0.2\n"
+    assert "mae 0, without the guide 50; best of" in result.stderr
     rows = rows_of(out)
     errors = [float(row["mae"]) for row in rows]
-    assert errors == sorted(errors) and errors[0] == 0 and 4 <= len(rows) <= 9
+    assert errors == sorted(errors) and errors[0] == 0 and 5 <= len(rows) <= 10
+    # One more row: the model without the guide.
+    assert [row["scale"] + row["slope"] for row in rows].count("") == 1
     assert list(rows[0]) == ["scale", "slope", "mae", "valid", "failure"]
     assert len({(row["scale"], row["slope"]) for row in rows}) == len(rows)
     assert all(0 <= float(row["valid"]) <= 1 for row in rows)
@@ -96,15 +102,19 @@ def test_the_share_of_valid_samples_needs_no_oracle(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Molecules, "oracle", lambda *a, **k: pytest.fail("asked"))
+
     # The sound share falls with the setting, so that the start is best and the largest last.
-    monkeypatch.setattr("sciflow.cli.tune.valid_share", lambda samples: 1 / float(
-        samples.settings["guides"][0].partition("scale=")[2].partition(",")[0]))  # fmt: skip
+    def share(samples: Samples) -> float:
+        (label,) = samples.settings["guides"] or ["scale=8"]
+        return 1 / float(label.partition("scale=")[2].partition(",")[0])
+
+    monkeypatch.setattr("sciflow.cli.tune.valid_share", share)
     out = tmp_path / "t.csv"
     result = tune(tiny_model_folder, out, "--guide", "toy", "--over", "scale=1:2:4",
                   "--metric", "valid")  # fmt: skip
     assert result.exit_code == 0, result.output
     assert result.stdout == "--guide toy:scale=1\n"
-    assert [float(row["valid"]) for row in rows_of(out)] == [1, 0.5, 0.25]
+    assert [float(row["valid"]) for row in rows_of(out)] == [1, 0.5, 0.25, 0.125]
     assert list(rows_of(out)[0]) == ["scale", "valid", "failure"]
 
 
@@ -124,6 +134,33 @@ def test_a_failed_trial_is_a_row_with_its_reason(
     assert last["scale"] == "4.0" and last["mae"] == "" and "too much" in last["failure"]
 
 
+def test_a_guide_that_does_not_help_is_told(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored(monkeypatch, lambda s: s["scale"], bare=0.5)
+    out = tmp_path / "t.csv"
+    result = tune(tiny_model_folder, out, "--guide", "toy", "-t", "gap=5", "--over", "scale=1:2:4")
+    assert result.exit_code == 0
+    assert "no setting was better than leaving the guide out" in result.stderr
+    assert rows_of(out)[0]["scale"] == "" and rows_of(out)[0]["mae"] == "0.5"
+
+
+def test_whole_numbers_stay_whole_and_steps_are_refined(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored(monkeypatch, lambda s: abs(s["scale"] - 3.0))
+    out = tmp_path / "t.csv"
+    result = tune(tiny_model_folder, out, "--guide", "toy", "-t", "gap=5", "--over",
+                  "scale=1:4:8", "--refine", 1, "--budget", 9)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    # 1, 4, 8, then by factors of 2: 2, 0.5 and so on.
+    assert {"1.0", "2.0", "4.0", "8.0"} <= {row["scale"] for row in rows_of(out)}
+    result = tune(tiny_model_folder, out, "--guide", "counted", "--metric", "valid", "--over",
+                  "every=1:1.5:4", "--budget", 4)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert {row["every"] for row in rows_of(out) if row["every"]} <= {"1", "1.0", "2", "3", "4"}
+
+
 def test_an_interruption_leaves_the_trials_that_were_done(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,7 +173,7 @@ def test_an_interruption_leaves_the_trials_that_were_done(
     out = tmp_path / "t.csv"
     result = tune(tiny_model_folder, out, "--guide", "toy", "-t", "gap=5", "--over", "scale=1:2:4")
     assert result.exit_code == 130 and "interrupted" in result.stderr
-    assert [row["scale"] for row in rows_of(out)] == ["1.0", "2.0"]
+    assert [row["scale"] for row in rows_of(out)] == ["1.0", "2.0", ""]
     assert result.stdout == "--guide toy:scale=1\n"
 
 

@@ -14,6 +14,7 @@ from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.guidance.epsilon_scaling import EpsilonScaling
 from sciflow.guidance.particles.steering import sample_particles
+from sciflow.guidance.several import spread
 from sciflow.guidance.several.superposition import Superposed, Superposition
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.random import Draws
@@ -153,10 +154,10 @@ def test_superdiff_overlooks_the_noise_that_it_takes_out(monkeypatch: pytest.Mon
     ours, published = Watched(models(), "and"), Watched(models(), "and")
     run(ours, 60, 120, "sde")
 
-    def none(self: Superposition, state: State, *_: object) -> Tensor:
+    def none(paths: object, state: State, *_: object) -> Tensor:
         return torch.zeros(state.batch_size, dtype=torch.float64)
 
-    monkeypatch.setattr(Superposition, "_curvature", none)
+    monkeypatch.setattr(spread, "curvature", none)
     for steps in (40, 120):
         run(published, 60, steps, "sde")
         assert published.gap() > 0.2

@@ -39,6 +39,8 @@ __all__ = ["ClassifierGuidance"]
 class ClassifierGuidance(Denoiser):
     """Moves estimates up the gradient of a predictor's log p(c | x_t).
 
+    ``energies`` counts evaluations of the predictor, each with its gradient.
+
     Args:
         denoiser: conditional or not; its own conditions stay as they are.
         predictor: of noisy samples, under the same corruption.
@@ -73,7 +75,7 @@ class ClassifierGuidance(Denoiser):
         self.denoiser, self.predictor = denoiser, predictor
         self.paths, self.wanted = denoiser.paths, wanted
         self.weight, self.tokens = weight, tokens
-        self.interval, self.largest = interval, largest
+        self.interval, self.largest, self.energies = interval, largest, 0
 
     def forward(
         self, state: State, t: Times | float, previous: Prediction | None = None
@@ -110,6 +112,7 @@ class ClassifierGuidance(Denoiser):
             fields[name] = leaves[name] = x.detach().requires_grad_()
         wanted = state.context.conditions if self.wanted is None else self.wanted
         asked = {k: v for k, v in wanted.items() if k in self.predictor.statistics}
+        self.energies += 1
         with torch.enable_grad():
             log_p = self.predictor.log_prob(State(fields, state.context), t, asked)
             found = torch.autograd.grad(log_p.sum(), list(leaves.values()), materialize_grads=True)

@@ -1,23 +1,34 @@
 r"""Products of models and of conditions: sums of log-densities with weights of either sign.
 
-For ∏_i q_i(x_0)^{w_i}, W = Σ w_i, three estimates are to be had from those of the factors:
+For ∏_i q_i(x_0)^{w_i}, W = Σ w_i, the posterior given x_t is ∏ q_i(x_0 | x_t)^{w_i} times
+N(x_t; a x_0, s² C)^{1 − W}. With normal q_i(x_0 | x_t) = N(D_i, V_i) its mean solves
 
-``score``   Σ w_i ∇ log q_i(x_t): D = Σ w_i D_i + (1 − W) x_t/a  (Liu et al. 2022). The score of
-            the product *of the noisy densities*, which is not the noisy density of the product
-            (Du et al. 2023): exact at the end of a run, and in between for samplers that
-            equilibrate (``pc``). With W = 1 it is an affine mix of estimates, for any field.
-``normal``  The posterior given x_t is ∏ q_i(x_0 | x_t)^{w_i} N(x_t; a x_0, s² C)^{1 − W}. For
-            Gaussian factors N(D_i, V_i), V_i = (s²/a) J_i C, its mean solves
+    Σ w_i V_i⁻¹ (D − D_i) + (1 − W)(a/s²) C⁻¹ (a D − x_t) = 0,
 
-                Σ w_i J_i⁻¹ (D − D_i) + (1 − W) (a D − x_t) = 0,
+and the rules differ in what they know of V_i:
 
-            exact for Gaussian models at every noise level, so under any sampler. It costs the
-            Jacobian J: as many products as a sample has numbers, for small fields.
+``round``   V_i = σ² s²/(a² σ² + s²) C for all, σ the data's standard deviation:
+
+                D = ((a² σ² + s²) Σ w_i D_i + (1 − W) a σ² x_t) / (a² σ² + W s²),
+
+            exact for factors N(m_i, σ² C); near the data, where it matters what models say, it is
+            ``score``. For W > 0; what is wider or narrower than the data comes out a little so.
+``normal``  V_i = (s²/a) J_i C, J_i the Jacobian of D_i: exact for Gaussian models at every noise
+            level, so under any sampler. It costs the Jacobian: as many products as a sample has
+            numbers, for small fields.
+``score``   Σ w_i ∇ log q_i(x_t): D = Σ w_i D_i + (1 − W) x_t/a (Liu et al. 2022). The score of the
+            product *of the noisy densities*, which is not the noisy density of the product (Du et
+            al. 2023): in noise it is N(0, s²/W), which no sampler starts from. For samplers that
+            equilibrate (``pc``) from a little signal on; a deterministic one shrinks all samples to
+            a point for W > 1 and blows up for W < 1. In pure noise a counts as at least 0.1 s/σ.
+
+With W = 1 ``round`` and ``score`` are one: an affine mix of estimates, for any field.
 
 Token fields take Σ w_i log p_i(x_0 | x_t) + (1 − W) log q(x_t | x_0), exact for one token.
 
 A condition is a model: :class:`~sciflow.guidance.weak.estimates.Instead` asks one for fixed values.
-"c1 and c2" is weights (1, 1, −1) of (c1, c2, unconditional), "c1 and not c2" (1, −w, w). The sum of
+"c1 and c2" is weights (1, 1, −1) of (c1, c2, unconditional), "c1 and not c2" (1, −w, w): what is
+missing to 1 is best given to a model. The sum of
 densities, Σ w_i q_i, is :class:`~sciflow.guidance.several.superposition.Superposition` with ``or``.
 Rewards, log f of clean states, are composed by :func:`all_of` and :func:`any_of`.
 """
@@ -37,10 +48,12 @@ from sciflow.state import State, Times, field_times
 
 __all__ = ["Product", "all_of", "any_of", "blend", "same_paths"]
 
-Rule = Literal["score", "normal"]
+Rule = Literal["round", "normal", "score"]
 LogDensity = Callable[[State], Tensor]
 _LEAST_SIGNAL = 1e-3
 """Where the signal is a smaller share of the noise, ``normal`` asks at that share."""
+_LEAST_SHARE = 0.1
+"""The same of ``score``, in standard deviations of the data."""
 
 
 class Product(Denoiser):
@@ -52,11 +65,14 @@ class Product(Denoiser):
     Args:
         denoisers: models of the same fields and schedules.
         weights: w_i, of either sign; default 1 each.
-        rule: ``score`` or ``normal``.
+        rule: how the estimates of Gaussian fields make one.
+
+    Raises:
+        InputError: weights that no density has, or a rule that is not known.
     """
 
     def __init__(self, denoisers: Sequence[Denoiser], weights: Sequence[float] | None = None,
-                 rule: Rule = "score"):  # fmt: skip
+                 rule: Rule = "round"):  # fmt: skip
         super().__init__()
         weights = [1.0] * len(denoisers) if weights is None else list(weights)
         if len(weights) != len(denoisers):
@@ -76,6 +92,13 @@ class Product(Denoiser):
             raise InputError(
                 f"weights must sum to 1 for points of a manifold (field {curved[0]!r}), not to "
                 f"{sum(self.weights):g}; add an unconditional model for the rest"
+            )
+        gaussian = [n for n, p in self.paths.items() if isinstance(p, GaussianPath)]
+        if rule == "round" and gaussian and not self.rest < 1:
+            raise InputError(
+                f"weights that sum to {sum(self.weights):g} leave nothing of field {gaussian[0]!r} "
+                "to normalise; let them sum to more than 0, or take rule='normal', which knows how "
+                "wide the models are"
             )
         self.calls = 0
 
@@ -109,9 +132,16 @@ class Product(Denoiser):
             # What cannot have led here no model thinks possible.
             seen = torch.where(seen > 0, seen, torch.ones_like(seen)).log()
             return torch.add(clean, seen, alpha=self.rest)
+        assert isinstance(path, GaussianPath)
         a, s = path.schedule(t)
-        a = torch.maximum(a, _LEAST_SIGNAL * s)
-        return clean + path.space.expand(self.rest / a, x).to(x.dtype) * x
+        variance = path.data_std**2
+        if self.rule == "score":
+            a = torch.maximum(a, _LEAST_SHARE * s / path.data_std)
+            return clean + path.space.expand(self.rest / a, x).to(x.dtype) * x
+        open_ = a**2 * variance + sum(self.weights) * s**2
+        ours = path.space.expand((a**2 * variance + s**2) / open_, x).to(x.dtype)
+        rest = path.space.expand(self.rest * a * variance / open_, x).to(x.dtype)
+        return ours * clean + rest * x
 
     def _normal(self, state: State, t: Times | float, previous: Prediction | None) -> Prediction:
         times = field_times(t, state)

@@ -34,7 +34,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -44,65 +43,30 @@ from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.guidance.several.composition import blend, same_paths
 from sciflow.guidance.several.path_density import (
-    DEGENERATE,
     Form,
     Seen,
     free_elements,
+    free_numbers,
     gram_matrix,
+    log_density,
     log_gain,
-    shrink,
+    noise_gain,
+    signal,
     solve,
+    speed,
+    spread_of_noise,
+    token_gain,
 )
-from sciflow.likelihood.divergence import Probes
-from sciflow.paths import CategoricalPath, GaussianPath, Path
+from sciflow.guidance.several.spread import spread_without_noise, trace
+from sciflow.guidance.several.superposed import Superposed
+from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.random import Draws
 from sciflow.samplers.hooks import Step
-from sciflow.spaces import Space
-from sciflow.state import Context, State, Times
+from sciflow.state import State, Times
 
 __all__ = ["Superposed", "Superposition"]
 
 Rule = Literal["or", "and", "average"]
-
-
-@dataclass(frozen=True)
-class Superposed(Prediction):
-    """A mixed estimate, with what the next call needs.
-
-    Attributes:
-        parts: each model's own estimate.
-        kappa: weights of every field, ``{name: [B, M]}``.
-        log_ratio: log q_i/q° of every field, ``{name: [B, M]}``.
-        log_density: log q_i(x_t), nats, ``[B, M]`` (of continuous fields; of tokens relative to
-            the corruption).
-        reference: the same sums for N(0, σ_d²), whose density is known, ``{name: [B, 1]}``.
-        seen: the call itself.
-        symbols: of token fields (symbols, α, probabilities of each model).
-    """
-
-    parts: tuple[Prediction, ...]
-    kappa: dict[str, Tensor]
-    log_ratio: dict[str, Tensor]
-    log_density: Tensor
-    reference: dict[str, Tensor]
-    seen: dict[str, Seen]
-    symbols: dict[str, tuple[Tensor, float, tuple[Tensor, ...]]]
-
-    def index(self, rows: Tensor) -> Superposed:
-        def each(x: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {name: y[rows] for name, y in x.items()}
-
-        seen = {
-            name: Seen(z.y[rows], z.ratio, z.clean[rows],
-                        None if z.spread is None else z.spread[rows],
-                        None if z.known is None else z.known[rows])
-            for name, z in self.seen.items()
-        }  # fmt: skip
-        symbols = {name: (x[rows], alpha, tuple(q[rows] for q in p))
-                   for name, (x, alpha, p) in self.symbols.items()}  # fmt: skip
-        return Superposed(each(self.clean), tuple(p.index(rows) for p in self.parts),
-                          each(self.kappa), each(self.log_ratio), self.log_density[rows],
-                          each(self.reference), seen, symbols)  # fmt: skip
 
 
 class Superposition(Denoiser):
@@ -179,7 +143,7 @@ class Superposition(Denoiser):
             log_ratio = self._follow(state, memory, seen, symbols)
             kappa = self._weights(state, t, log_ratio, seen)
             reference = self._reference(state, memory, seen)
-            density = self._density(state, t, log_ratio, reference)
+            density = log_density(self.paths, state, t, log_ratio, reference)
         clean = {}
         for name, path in self.paths.items():
             answers = [p[name] for p in parts]
@@ -207,7 +171,7 @@ class Superposition(Denoiser):
         grams, gaps, widths = {}, {}, {}
         for name in names:
             old, path = memory.seen[name], self.paths[name]
-            y, ratio = self._signal(path, state[name], name, state.context, step.end)
+            y, ratio = signal(path, state[name], name, state.context, step.end)
             now = Seen(y, ratio, old.clean, old.spread, None)
             gaps[name] = memory.log_ratio[name] + log_gain(path, state.context, old, now)
             widths[name] = 1.0 if self.per_field else ratio - old.ratio
@@ -245,96 +209,21 @@ class Superposition(Denoiser):
                 parts.append(model(asked, t, memory.parts[i] if memory else None))
             if smooth:
                 for n in names:
-                    traces[n].append(self._trace(self.paths[n], n, asked, parts[i], t))
+                    traces[n].append(trace(self.paths[n], n, asked, parts[i], t, self.draws))
                 parts[i] = parts[i].detach()
         if not curved:
             return parts, {}
         if smooth:
-            known = {n: self._known(n, t) * self._dimensions(state, n) for n in names}
+            known = {
+                n: spread_of_noise(self.paths[n], t) * free_numbers(self.paths[n], n, state)
+                for n in names
+            }
             return parts, {n: torch.stack([*v, known[n]], 1) for n, v in traces.items()}
-        spreads = self._without_noise(names, asked, parts, t)
-        return [part.detach() for part in parts], spreads
-
-    def _without_noise(self, names: list[str], state: State, parts: list[Prediction],
-                       t: float) -> dict[str, Tensor]:  # fmt: skip
-        """Σ_k ⟨e_k, V_i e_k⟩ over the directions whose noise ``and`` takes out."""
         detached = [part.detach() for part in parts]
         seen = self._see(state, t, detached, {})[0]
         groups = [[n] for n in names] if self.per_field else [names]
-        answer: dict[str, Tensor] = {}
-        for group in groups:
-            # The clock of a group is that of its first field.
-            rate = {n: self._speed(n, t) / self._speed(group[0], t) for n in group}
-            gram = torch.stack([rate[n] * gram_matrix(self.paths[n], state.context, seen[n].clean)
-                                for n in group]).sum(0)  # fmt: skip
-            values, vectors = torch.linalg.eigh(gram)
-            used = values > DEGENERATE * values[:, -1:]
-            scaled = vectors * torch.where(used, values, 1.0).rsqrt()[:, None] * used[:, None]
-            total = torch.zeros(len(values), len(parts) + 1, dtype=torch.float64,
-                                device=values.device)  # fmt: skip
-            for k in range(1, len(parts)):
-                n_k = {
-                    n: rate[n] * torch.einsum("bm,bm...->b...", scaled[:, :, k], seen[n].clean)
-                    for n in group
-                }
-                known = [
-                    self._known(n, t) * self.paths[n].space.inner(v, v, state.context)
-                    for n, v in n_k.items()
-                ]
-                each = [self._curvature(state, part, n_k, t) for part in parts]
-                total = total + torch.stack([*each, torch.stack(known).sum(0)], 1)
-            answer |= {n: total if n == group[0] else torch.zeros_like(total) for n in group}
-        return answer
-
-    def _curvature(self, state: State, part: Prediction, along: dict[str, Tensor],
-                   t: float) -> Tensor:  # fmt: skip
-        """⟨n, V n⟩ of one model, V = ∂D/∂Ŷ, ``[B]``; 0 in pure noise, where none can be told."""
-        gain = {}
-        for name in along:
-            a, s = (float(c) for c in
-                    self.paths[name].schedule(torch.tensor(t, dtype=torch.float64)))  # fmt: skip
-            gain[name] = s**2 / a if a > 1e-6 * s else 0.0
-        names = list(along)
-        n = [along[f].to(part[f]) for f in names]
-        x, y = [state[f] for f in names], [part[f] for f in names]
-        spaces = [self.paths[f].space for f in names]
-        total = torch.zeros(state.batch_size, dtype=torch.float64, device=state.device)
-        if not any(d.requires_grad for d in y):
-            return total
-        if all(type(space).inner is Space.inner for space in spaces):
-            # Noise is white: one product from the left does.
-            back = torch.autograd.grad(y, x, n, retain_graph=True, materialize_grads=True)
-        else:
-            probes = [torch.zeros_like(d, requires_grad=True) for d in y]
-            left = torch.autograd.grad(y, x, probes, create_graph=True, materialize_grads=True)
-            right = [gain[f] * v for f, v in zip(names, n, strict=True)]
-            back = torch.autograd.grad(left, probes, right, retain_graph=True,
-                                       materialize_grads=True)  # fmt: skip
-            gain = dict.fromkeys(names, 1.0)
-        for f, space, u, v in zip(names, spaces, back, n, strict=True):
-            total = total + gain[f] * space.inner(u.detach(), v, state.context).double()
-        return total
-
-    def _trace(self, path: Path, name: str, state: State, part: Prediction, t: float) -> Tensor:
-        x = state[name]
-        free = free_elements(path, name, state.context)
-        a, s = (float(c) for c in path.schedule(torch.tensor(t, dtype=torch.float64)))
-        if self.draws is None:
-            probes = Probes(path.space, state.context, free, x)
-        else:
-            probes = Probes.draw(path.space, state.context, free, x, self.draws, "rademacher", 1,
-                                 f"{name}/superposition", round(t * 2**31), 16)  # fmt: skip
-        trace = probes.traces(part[name], x, differentiable=False).mean(1)
-        # In pure noise nothing can be told from the Jacobian; the next call stands in.
-        return trace * (s**2 / a) if a > 1e-6 * s else torch.full_like(trace, math.nan)
-
-    def _signal(self, path: Path, x: Tensor, name: str, context: Context, t: float) -> tuple[
-        Tensor, float
-    ]:  # fmt: skip
-        """Ŷ with zeros where nothing is free, and Λ."""
-        a, s = (float(c) for c in path.schedule(torch.tensor(t, dtype=torch.float64)))
-        free = path.space.expand(free_elements(path, name, context), x)
-        return (x.double() * (a / s**2)).masked_fill(~free, 0), (a / s) ** 2
+        spreads = spread_without_noise(self.paths, groups, seen, asked, parts, t)
+        return detached, spreads
 
     def _see(self, state: State, t: float, parts: Sequence[Prediction],
              spreads: dict[str, Tensor]) -> tuple[
@@ -349,7 +238,7 @@ class Superposition(Denoiser):
                 alpha = float(path.keep(torch.tensor(t, dtype=torch.float64)))
                 symbols[name] = (x, alpha, tuple(p[name].double().softmax(-1) for p in parts))
                 continue
-            y, ratio = self._signal(path, x, name, state.context, t)
+            y, ratio = signal(path, x, name, state.context, t)
             known = ~path.space.expand(free_elements(path, name, state.context), x)
             clean = torch.stack([p[name].double().masked_fill(known, 0) for p in parts], 1)
             spread, m = spreads.get(name), len(parts)
@@ -370,17 +259,7 @@ class Superposition(Denoiser):
             path, change = self.paths[name], zeros
             if isinstance(path, CategoricalPath):
                 x, alpha, p = memory.symbols[name]
-                now = symbols[name][1]
-                if now > alpha:
-                    chain = path.within(state.context)
-                    at, to = (torch.tensor(v, dtype=torch.float64) for v in (alpha, now))
-                    free = free_elements(path, name, state.context)
-                    laws = [chain.posterior(q, x, at, to) for q in p]
-                    here = [law.gather(-1, state[name][..., None])[..., 0] for law in laws]
-                    change = torch.stack(
-                        [path.space.sum(h.clamp(min=1e-30).log() * free, state.context)
-                         for h in here], 1,
-                    )  # fmt: skip
+                change = change + token_gain(path, name, state, x, p, alpha, symbols[name][1])
             else:
                 change = log_gain(path, state.context, memory.seen[name], seen[name],
                                self.form)  # fmt: skip
@@ -400,8 +279,10 @@ class Superposition(Denoiser):
         grams = {n: gram_matrix(self.paths[n], state.context, z.clean) for n, z in seen.items()}
         if not self.per_field and len(grams) > 1:
             # Fields count by how fast they are seen.
-            first = self._speed(next(iter(grams)), t)
-            total = torch.stack([self._speed(n, t) / first * g for n, g in grams.items()]).sum(0)
+            first = speed(self.paths[next(iter(grams))], t)
+            total = torch.stack(
+                [speed(self.paths[n], t) / first * g for n, g in grams.items()]
+            ).sum(0)
             grams = dict.fromkeys(grams, total)
         flat = 1 / len(self.denoisers)
         kappa = dict.fromkeys(self.paths, torch.full_like(even, flat))
@@ -414,53 +295,12 @@ class Superposition(Denoiser):
             kappa[name] = flat + 0.5 * solve(gram, wanted)
         return kappa
 
-    def _speed(self, name: str, t: float) -> float:
-        times = torch.tensor([t, 0.98 * t], dtype=torch.float64)
-        a, s = self.paths[name].schedule(times)
-        late, early = ((a / s) ** 2).tolist()
-        return float(early - late)
-
     def _reference(self, state: State, memory: Superposed | None,
                    seen: dict[str, Seen]) -> dict[str, Tensor]:  # fmt: skip
         """The sums of the steps so far for N(0, σ_d² C), whose errors are those of the models."""
         answer = {}
         for name, z in seen.items():
-            path, old = self.paths[name], memory.seen[name] if memory else z
-            assert isinstance(path, GaussianPath)
-            before, now = (
-                Seen(e.y, e.ratio, shrink(path, e.ratio) * e.y[:, None], e.known, None)
-                for e in (old, z)
-            )
-            change = log_gain(path, state.context, before, now, self.form)
+            old = memory.seen[name] if memory else z
+            change = noise_gain(self.paths[name], state.context, old, z, self.form)
             answer[name] = change + (memory.reference[name] if memory else 0)
         return answer
-
-    def _known(self, name: str, t: float) -> float:
-        """V of N(0, σ_d² C), in units of C."""
-        path = self.paths[name]
-        assert isinstance(path, GaussianPath)
-        a, s = (float(c) for c in path.schedule(torch.tensor(t, dtype=torch.float64)))
-        return shrink(path, (a / s) ** 2)
-
-    def _dimensions(self, state: State, name: str) -> Tensor:
-        path, x = self.paths[name], state[name]
-        free = path.space.expand(free_elements(path, name, state.context), x)
-        given = path.space.sum(torch.ones_like(x) * ~free, state.context)
-        return (path.space.dimensions(x, state.context) - given).double()
-
-    def _density(self, state: State, t: float, log_ratio: dict[str, Tensor],
-                 reference: dict[str, Tensor]) -> Tensor:  # fmt: skip
-        """log q_i = log N(x; 0, (a² σ_d² + s²) C) + what the sums of q_i exceed those of it by."""
-        total = torch.stack(list(log_ratio.values())).sum(0)
-        for name, known in reference.items():
-            path, x = self.paths[name], state[name]
-            assert isinstance(path, GaussianPath)
-            a, s = (float(c) for c in path.schedule(torch.tensor(t, dtype=torch.float64)))
-            variance = (a * path.data_std) ** 2 + s**2
-            free = path.space.expand(free_elements(path, name, state.context), x)
-            y = x.double().masked_fill(~free, 0)
-            size = path.space.inner(y, y, state.context) / variance
-            size = size + path.space.logdet(state.context)
-            size = size + self._dimensions(state, name) * math.log(2 * math.pi * variance)
-            total = total - known - 0.5 * size[:, None]
-        return total

@@ -71,7 +71,8 @@ class _Remembering(Prediction):
 class MoveAway(Denoiser):
     """A denoiser that moves away from one weak denoiser, or several.
 
-    ``calls`` counts the evaluations of all of them; see :meth:`extra_calls`.
+    ``calls`` counts the evaluations of all of them, and what those that count their own calls ask
+    for; see :meth:`extra_calls`.
 
     Args:
         denoiser: the model, guided or not.
@@ -128,15 +129,13 @@ class MoveAway(Denoiser):
         self, state: State, t: Times | float, previous: Prediction | None = None
     ) -> Prediction:
         """The moved estimate."""
-        strong = self.denoiser(state, t, previous)
-        self.calls += 1
+        strong = self._ask(self.denoiser, state, t, previous)
         past = self._past(previous)
         groups = self._groups(t)
         used = [k for k in range(len(self.weak)) if any(ws[k] != 0 for ws, _ in groups)]
         if not used:
             return strong if past is None else _Remembering(strong.clean, past)
-        weak = {k: self.weak[k](state, t, previous).clean for k in used}
-        self.calls += len(used)
+        weak = {k: self._ask(self.weak[k], state, t, previous).clean for k in used}
         times = field_times(t, state)
         whole = (strong.clean, weak, times, past or {})
         if len(groups) == 1:
@@ -152,6 +151,17 @@ class MoveAway(Denoiser):
         kept = [p.differences for p in parts if isinstance(p, _Remembering)]
         names = [f for f in kept[0] if all(f in d for d in kept)]
         return _Remembering(clean, {f: torch.cat([d[f] for d in kept])[back] for f in names})
+
+    def _ask(
+        self, denoiser: torch.nn.Module, state: State, t: Times | float,
+        previous: Prediction | None,
+    ) -> Prediction:  # fmt: skip
+        before = getattr(denoiser, "calls", None)
+        answer: Prediction = denoiser(state, t, previous)
+        after = getattr(denoiser, "calls", None)
+        counts = isinstance(before, int) and isinstance(after, int)
+        self.calls += after - before if counts else 1  # type: ignore[operator]
+        return answer
 
     def _moved(
         self,

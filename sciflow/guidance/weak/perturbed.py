@@ -50,7 +50,8 @@ def attention_blocks(denoiser: nn.Module) -> list[nn.Module]:
 class PerturbedAttention(Denoiser):
     """A denoiser whose network does not attend as it has learned to.
 
-    At the first call the unperturbed network is asked too, to see that there is a difference.
+    At the first call the unperturbed network is asked too, to see that there is a difference;
+    ``calls`` counts both.
 
     Args:
         denoiser: the model.
@@ -89,7 +90,7 @@ class PerturbedAttention(Denoiser):
             raise InputError(f"layers are numbers from 0 to {count - 1}, not {self.layers}")
         self.denoiser, self.paths = denoiser, denoiser.paths
         self.kind, self.sigma, self.seed = kind, sigma, seed
-        self.seen = False
+        self.seen, self.calls = False, 0
 
     def forward(
         self, state: State, t: Times | float, previous: Prediction | None = None
@@ -97,10 +98,12 @@ class PerturbedAttention(Denoiser):
         """The estimate of the perturbed network."""
         with self._perturbed(state):
             weak = self.denoiser(state, t, previous)
+        self.calls += 1
         # Up to two tokens may well be their own mean, or left where they are by chance.
         if not self.seen and bool((state.context.lengths > 2).any()):
             _check_different(self.kind, self.denoiser(state, t, previous), weak)
             self.seen = True
+            self.calls += 1
         return weak
 
     @contextmanager

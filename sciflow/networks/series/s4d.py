@@ -87,12 +87,13 @@ class StateSpace(nn.Module):
         m = 2 * states
         omega = math.pi * n if initial == "lin" else m / math.pi * (m / (2 * n + 1) - 1)
         step = torch.linspace(math.log(_SHORTEST), math.log(_LONGEST), dim)
-        self.log_step = nn.Parameter(step[torch.randperm(dim)])
+        self.log_step = nn.Parameter(step)
         self.log_decay = nn.Parameter(torch.full((dim, states), math.log(0.5)))
         self.omega = nn.Parameter(omega.float().expand(dim, states).clone())
         directions = 1 if causal else 2
         # A pair of real numbers is a complex one: optimisers and files know only real ones.
-        self.c = nn.Parameter(torch.randn(directions, dim, states, 2) * 0.5**0.5)
+        self.c = nn.Parameter(torch.empty(directions, dim, states, 2))
+        nn.init.normal_(self.c, std=0.5**0.5)
         self.d = nn.Parameter(torch.ones(dim))
         self._kept: tuple[tuple[int, ...], Tensor] | None = None
 

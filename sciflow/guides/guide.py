@@ -1,9 +1,4 @@
-r"""Guidance by name: what ``--guide NAME:key=value`` and ``model.guided("name", key=value)`` mean.
-
-A :class:`Guide` says what its settings are and makes, for a model, the denoiser that is guided. The
-table here holds what any domain can have that has a predictor of its properties; a domain adds its
-own oracles (:meth:`sciflow.domain.Domain.guides`). The wanted values are the targets of the run.
-"""
+"""A guidance with a name and settings, and what the text ``NAME:key=value`` means."""
 
 from __future__ import annotations
 
@@ -17,7 +12,7 @@ if TYPE_CHECKING:
     from sciflow.denoisers import Denoiser
     from sciflow.model import Model
 
-__all__ = ["GUIDES", "Guide", "as_setting", "find_guide", "parse_guide"]
+__all__ = ["Guide", "as_setting", "parse_guide", "parse_values"]
 
 
 @dataclass(frozen=True)
@@ -27,12 +22,16 @@ class Guide:
     Attributes:
         summary: one line.
         settings: ``{name: default}``; a value given must be of the default's type.
-        wrap: the guided denoiser of (model, settings, denoiser).
+        wrap: the guided denoiser of (model, settings, denoiser). The model is that of the run:
+            its sampler is the one that runs, its ``targets`` are what is asked for.
+        instead: the model's own classifier-free guidance is off where this one is used, unless a
+            weight is asked for.
     """
 
     summary: str
     settings: Mapping[str, Any]
     wrap: Callable[[Model, dict[str, Any], Denoiser], Denoiser]
+    instead: bool = False
 
     def complete(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """All settings, the given ones and the others' defaults.
@@ -53,69 +52,6 @@ class Guide:
         }
 
 
-def _classifier(model: Model, settings: dict[str, Any], denoiser: Denoiser) -> Denoiser:
-    from sciflow.guidance import ClassifierGuidance
-
-    predictor = model.predictor(settings["predictor"] or None)
-    return ClassifierGuidance(
-        denoiser, predictor, settings["weight"], interval=(settings["first"], settings["last"]),
-        largest=settings["largest"], tokens=settings["tokens"],
-    )  # fmt: skip
-
-
-def _training_free(model: Model, settings: dict[str, Any], denoiser: Denoiser) -> Denoiser:
-    from sciflow.guidance.energy.training_free import TrainingFree
-    from sciflow.paths import CategoricalPath
-
-    predictor = model.predictor(settings["predictor"] or None)
-    mu = {
-        name: settings["tokens" if isinstance(path, CategoricalPath) else "mu"]
-        for name, path in denoiser.paths.items()
-    }
-    return TrainingFree(
-        denoiser, predictor.of_clean, rho=settings["rho"], mu=mu,
-        gamma=settings["gamma"], iterations=settings["iterations"], clip=settings["clip"],
-        interval=(settings["first"], settings["last"]),
-    )  # fmt: skip
-
-
-_CLASSIFIER: dict[str, Any] = {
-    "weight": 1.0, "tokens": 0.2, "first": 0.0, "last": 1.0, "largest": 0.3, "predictor": "",
-}  # fmt: skip
-
-_TRAINING_FREE: dict[str, Any] = {
-    "rho": 0.0, "mu": 1.0, "tokens": 0.2, "gamma": 0.0, "iterations": 1, "clip": 1.0,
-    "first": 0.0, "last": 1.0, "predictor": "",
-}  # fmt: skip
-
-GUIDES: dict[str, Guide] = {
-    "classifier": Guide(
-        "towards the targets by a predictor of noisy samples (Dhariwal & Nichol 2021)",
-        _CLASSIFIER,
-        _classifier,
-    ),
-    "training-free": Guide(
-        "the same by a predictor of clean samples, at the clean estimate (Ye et al. 2024, TFG)",
-        _TRAINING_FREE,
-        _training_free,
-    ),
-}
-"""Name → guide, for every domain that has a predictor."""
-
-
-def find_guide(name: str, own: Mapping[str, Guide]) -> Guide:
-    """A guide by its name, among a domain's own and those for all.
-
-    Raises:
-        InputError: an unknown name; the message lists what there is.
-    """
-    known = {**GUIDES, **own}
-    if name not in known:
-        lines = "".join(f"\n  {k}: {g.summary}" for k, g in known.items())
-        raise InputError(f"unknown guide {name!r}; there are:{lines}")
-    return known[name]
-
-
 def parse_guide(text: str) -> tuple[str, dict[str, str]]:
     """``NAME`` or ``NAME:key=value,key=value`` as (name, settings).
 
@@ -132,6 +68,24 @@ def parse_guide(text: str) -> tuple[str, dict[str, str]]:
     if not name.strip():
         raise InputError(f"guide {text!r}: the name is missing; write NAME:key=value")
     return name.strip(), settings
+
+
+def parse_values(what: str, text: str) -> dict[str, float]:
+    """``gap=3`` or ``gap=3+dipole=2`` as numbers by name: commas part the settings of a guide.
+
+    Raises:
+        InputError: the text has another form; the message begins with ``what``.
+    """
+    values = {}
+    for part in text.split("+"):
+        name, _, value = (p.strip() for p in part.partition("="))
+        try:
+            values[name] = float(value)
+        except ValueError:
+            name = ""
+        if not name:
+            raise InputError(f"{what}: write NAME=NUMBER, several joined by +, not {text!r}")
+    return values
 
 
 def as_setting(kind: type, what: str, value: Any) -> Any:
