@@ -29,12 +29,15 @@ def list_() -> None:
         click.echo(f"{name}: {domain.summary}")
         own = {k: _headline(v) for k, v in models.items() if k.split("/")[0] == name}
         _section("models", own or {"(none bundled)": "train one: sciflow train --help"})
-        _section("properties", {k: f"{p.summary} [{p.unit}]" for k, p in domain.properties.items()})
+        properties = domain.properties.items()
+        _section("properties", {k: p.summary + (f" [{p.unit}]" if p.unit else "")
+                                for k, p in properties})  # fmt: skip
         _section("data sets", dict(domain.datasets))
 
 
 def _section(title: str, entries: dict[str, str]) -> None:
-    click.echo(f"  {title}")
+    if entries:
+        click.echo(f"  {title}")
     width = max(map(len, entries), default=0)
     for name, text in entries.items():
         click.echo(f"    {name:<{width}}  {text}".rstrip())
