@@ -233,7 +233,7 @@ def test_training_goes_on_from_a_model(tmp_path: Path, tiny_model_folder: Path, 
 
 ERRORS: list[tuple[str, str]] = [
     ("sampel", "No such command 'sampel'"),
-    ("sample", "say what to sample: a domain (molecules)"),
+    ("sample", "say what to sample: a domain (molecules, "),
     ("sample molecule", "no model 'molecule'"),
     ("sample MODEL --model OTHER", "makes molecules, not MODEL"),
     ("sample MODEL -n 0", "0 is not in the range x>=1"),
