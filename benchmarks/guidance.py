@@ -23,8 +23,7 @@ target, noise and calls on other measurements with other noise. Its metric is W1
 posterior, so it is told more than the other rows; the calls of the search are printed and are not
 in the table. TFG beside each of its special cases is ``benchmarks.training_free``.
 
-The full run has 24 x 200 samples on the ring and 8 x 100 on the mixture, which keeps it at about a
-quarter of an hour of one core.
+The full run has 24 x 200 samples on the ring and 8 x 100 on the mixture: few enough for one core.
 
 Entries of METHODS, ``(goal, measured, calls, draws) -> samples [B, d]``, run on every target; those
 of SECTIONS, ``(quick) -> plain data``, are comparisons of their own, which they print.
