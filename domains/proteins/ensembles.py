@@ -58,7 +58,7 @@ def read_ensemble(path: str | Path) -> ReadResult:
             continue
         named = [s.removeprefix("REMARK 999 NAME ") for s in lines[first:behind]
                  if s.startswith("REMARK 999 NAME ")]  # fmt: skip
-        read = read_remarks(part, assemble(atoms, found, path.stem), found)
+        read = read_remarks(part, assemble(atoms, found, path.stem))
         chains += [c.replace(name=named[0] if named else c.name, breaks=c.breaks) for c in read]
     if not chains:
         reason = str(found.dropped[0].reason) if found.dropped else "the file holds no models"

@@ -126,7 +126,7 @@ def read_chains(path: str | Path) -> ReadResult:
     stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
     chains = assemble(sound, found, stem)
     if kind == "pdb":
-        chains = pdb.read_remarks(text, chains, found)
+        chains = pdb.read_remarks(text, chains)
     else:
         chains = [c.replace(confidence=None, breaks=c.breaks) for c in chains]
     if not chains:

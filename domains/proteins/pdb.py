@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from Bio.Data.PDBData import protein_letters_1to3
 
-from domains.proteins.atoms import Atom, Findings
+from domains.proteins.atoms import Atom
 from domains.proteins.chain import ATOMS, Chain, parse_residue_id
 from sciflow.errors import InputError
 from sciflow.files import write_atomically
@@ -132,7 +132,7 @@ def _named(atoms: list[Atom], broken: list[BrokenLine]) -> list[Atom]:
     return [a if a.chain else a._replace(chain=free) for a in atoms]
 
 
-def read_remarks(text: str, chains: Sequence[Chain], found: Findings) -> list[Chain]:
+def read_remarks(text: str, chains: Sequence[Chain]) -> list[Chain]:
     """Chains with what our own REMARK 999 say of them; others lose their B factors."""
     lines = [line[11:].strip() for line in text.split("\n") if line.startswith("REMARK 999 ")]
     if not lines:

@@ -60,7 +60,7 @@ def diversity(
     if n < 2:
         return {}
     i, j = np.triu_indices(n, 1)
-    # A stride coprime to nothing in particular visits rows and columns evenly enough.
+    # Evenly spaced places in the upper triangle touch every row in proportion to its length.
     keep = np.unique(np.linspace(0, len(i) - 1, min(pairs, len(i))).astype(np.int64))
     score = _many([(points[a], points[b]) for a, b in zip(i[keep], j[keep], strict=True)], jobs)
     mean = np.mean(score, 1)
