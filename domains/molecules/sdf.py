@@ -52,10 +52,10 @@ def _molecule(record: list[str], strict: bool) -> Molecule:
     last = next((i for i, line in enumerate(record) if line.startswith("M  END")), None)
     if last is None or len(record) < 4:
         raise InputError("not an SDF record: no 'M  END' line")
+    # RDKit quotes columns byte by byte in what it says, and half a character cannot be read back.
+    block = "\n".join(["", *record[1 : last + 1], ""]).encode("ascii", "replace").decode()
     with rdBase.BlockLogs(), rdBase.CaptureErrorLog() as log:
-        mol = Chem.MolFromMolBlock(
-            "\n".join(record[: last + 1]) + "\n", sanitize=False, removeHs=False
-        )
+        mol = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False)
     if mol is None:
         said = _bad_atom(record) or f"not an SDF record: {first_line(log.messages)}"
         raise InputError(said)
@@ -75,6 +75,7 @@ def _molecule(record: list[str], strict: bool) -> Molecule:
     mol.UpdatePropertyCache(strict=False)
     if not _is_3d(record[1], positions, any(atom.GetTotalNumHs() for atom in mol.GetAtoms())):
         mol.RemoveAllConformers()
+    mol.SetProp("_Name", record[0])
     return from_rdkit(mol).replace(properties=_properties(record[last + 1 :]))
 
 

@@ -228,6 +228,15 @@ SEEDS = {
 }
 
 
+def test_half_a_character_in_a_column(tmp_path):
+    """RDKit's message quoted a byte that no text can hold."""
+    text = SEEDS[".sdf"] if isinstance(SEEDS[".sdf"], bytes) else SEEDS[".sdf"].encode()
+    path = tmp_path / "file.sdf"
+    path.write_bytes(text[:263] + b"\x80" + text[264:])
+    result = read_molecules(path, strict=False)
+    assert len(result.dropped) == 1
+
+
 @pytest.mark.parametrize("suffix", SEEDS)
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
