@@ -194,7 +194,9 @@ class Cloud:
     def sample(self, n: int, draws: Draws) -> Tensor:
         """``[Y, n, d]``, of the points."""
         u = draws.uniform((), "point", dtype=torch.float64).view(len(self.weights), n)
-        rows = torch.searchsorted(self.weights.cumsum(1), u).clamp(max=len(self.points) - 1)
+        rows = torch.searchsorted(self.weights.cumsum(1), u.contiguous()).clamp(
+            max=len(self.points) - 1
+        )
         return self.points[rows]
 
 

@@ -229,7 +229,7 @@ class Result:
 
 def contest(quick: bool, only: str = "") -> dict[str, Any]:
     """Every case on every problem."""
-    calls, budget = 50, 16 if quick else 60
+    calls, budget = 50, 16 if quick else 120
     answer: dict[str, Any] = {}
     wins = {name: [0, 0, 0] for name in CASES if name != "tfg"}
     for title, target in PROBLEMS.items():

@@ -58,6 +58,42 @@ def test_strengths_stop_at_their_largest_value_and_zero_stays_zero() -> None:
     assert all(t.parameters["mu"] == t.parameters["gamma"] == 0 for t in trials)
 
 
+def test_whether_a_strength_is_used_at_all_can_be_searched() -> None:
+    """From no guidance on: rho is left out where it only costs, mu is found."""
+
+    def score(p: dict[str, float]) -> float:
+        return abs(p["mu"] - 1.0) + (0.5 if p["rho"] > 0 else 0.0)
+
+    start = {"rho": 0.0, "mu": 0.0, "gamma": 0.0}
+    trials = beam_search(score, start, first={"rho": 0.25, "mu": 0.25}, sweeps=10)
+    assert trials[0].parameters == {"rho": 0.0, "mu": 1.0, "gamma": 0.0}
+    assert trials[0].score == 0
+    assert {t.parameters["rho"] for t in trials} >= {0.0, 0.25}
+    assert all(t.parameters["gamma"] == 0 for t in trials)
+
+
+def test_a_refinement_finds_what_lies_between_the_factors() -> None:
+    """By square roots of the factors, downwards too: within half a step of the finest grid."""
+
+    def score(p: dict[str, float]) -> float:
+        return abs(math.log(p["rho"] / 0.7)) + abs(math.log(p["mu"] / 0.1))
+
+    start, factors = {"rho": 0.25, "mu": 0.25}, {"rho": 4.0, "mu": 4.0}
+    largest = {"rho": 8.0, "mu": 8.0}
+    coarse = beam_search(score, start, factors, largest, sweeps=10)[0]
+    fine = beam_search(score, start, factors, largest, sweeps=10, refinements=3)[0]
+    assert coarse.parameters["mu"] == 0.25
+    for name, wanted in (("rho", 0.7), ("mu", 0.1)):
+        assert abs(math.log(fine.parameters[name] / wanted)) <= math.log(4.0) / 2**4 + 1e-9
+
+
+def test_whole_numbers_stay_whole() -> None:
+    trials = beam_search(lambda p: abs(p["n"] - 3), {"n": 1.0}, {"n": 1.6}, {"n": 5.0},
+                         whole=("n",), sweeps=10, refinements=1)  # fmt: skip
+    assert all(t.parameters["n"] == round(t.parameters["n"]) >= 1 for t in trials)
+    assert trials[0].parameters["n"] == 3
+
+
 @pytest.mark.parametrize("lower", [True, False])
 def test_failures_are_the_worst_and_the_search_goes_on(lower: bool) -> None:
     def score(p: dict[str, float]) -> float:
