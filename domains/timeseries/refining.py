@@ -47,10 +47,10 @@ class Refinement:
     """
 
     method: RefineMethod = "langevin"
-    level: float = 1.0
+    level: float = 2.0
     trust: float = 0.1
-    iterations: int = 12
-    step: float = 0.5
+    iterations: int = 6
+    step: float = 1.0
 
     def __post_init__(self) -> None:
         if self.method not in get_args(RefineMethod):
