@@ -1,13 +1,12 @@
 """Pictures of molecules for pages: a drawing in SVG, and a 3-D view that needs no network.
 
-The view is a canvas of 150 lines of our own (``viewer.js``): balls and sticks in CPK colours,
-painted back to front, turned with the mouse, a finger or the arrow keys.
+The view is a canvas of our own (``viewer.js`` on :mod:`sciflow.reports.stage`): balls and sticks
+in CPK colours, painted back to front, turned with the mouse, a finger or the arrow keys.
 """
 
 from __future__ import annotations
 
 import html
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from rdkit.Chem.Draw import rdMolDraw2D
 from domains.molecules.molecule import SYMBOLS, Molecule
 from domains.molecules.smiles import canonical_smiles, to_rdkit
 from sciflow.errors import InputError
+from sciflow.reports.stage import stage_html
 
 __all__ = ["svg", "viewer_html"]
 
@@ -114,23 +114,10 @@ def viewer_html(molecules: Sequence[Molecule]) -> str:
     shown = [(place, m) for place, m in enumerate(molecules) if m.positions is not None and len(m)]
     if not shown:
         return ""
-    data = json.dumps([_scene(place, m) for place, m in shown], separators=(",", ":"))
-    # A name could end the script element.
-    data = data.replace("<", "\\u003c")
-    script = Path(__file__).with_name("viewer.js").read_text("utf-8")
-    options = "".join(
-        f'<option value="{i}">{html.escape(_label(m))}</option>' for i, (_, m) in enumerate(shown)
-    )
-    return (
-        '<div class="viewer">'
-        '<div class="viewer-bar"><button type="button" data-step="-1" aria-label="previous">‹'
-        f'</button><select aria-label="molecule">{options}</select>'
-        '<button type="button" data-step="1" aria-label="next">›</button></div>'
-        '<canvas tabindex="0" aria-label="3-D view; arrow keys turn, + and - zoom"></canvas>'
-        '<p class="viewer-note"></p>'
-        f'<script type="application/json">{data}</script>'
-        f"<script>{script}</script></div>"
-    )
+    return stage_html(
+        [_scene(place, m) for place, m in shown], [_label(m) for _, m in shown], "molecule",
+        Path(__file__).with_name("viewer.js"),
+    )  # fmt: skip
 
 
 def _label(molecule: Molecule) -> str:

@@ -7,7 +7,6 @@ print as vectors and need no network. Helices are red, strands blue, the rest gr
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from domains.proteins.chain import Chain
 from domains.proteins.evaluators.ramachandran import CLASSES, FAVOURED, RamachandranGrids
 from domains.proteins.evaluators.secondary_structure import dssp, three_states
 from domains.proteins.evaluators.shape import CONTACT, contacts
+from sciflow.reports.stage import stage_html
 
 __all__ = ["contact_map_svg", "ramachandran_svg", "svg", "viewer_html"]
 
@@ -139,29 +139,18 @@ def viewer_html(chains: Sequence[Chain]) -> str:
     shown = [(i, c) for i, c in enumerate(chains) if np.isfinite(_trace(c)).all(1).sum() >= 2]
     if not shown:
         return ""
-    data = json.dumps([_scene(i, c, states[i]) for i, c in shown], separators=(",", ":"))
-    # A name could end the script element.
-    data = data.replace("<", "\\u003c")
-    script = Path(__file__).with_name("viewer.js").read_text("utf-8")
-    labels = [f"{c.name or f'chain {i + 1}'} · {len(c)} residues" for i, c in shown]
-    options = "".join(
-        f'<option value="{k}">{html.escape(label)}</option>' for k, label in enumerate(labels)
-    )
     colours = '<option value="state">structure</option><option value="place">position</option>'
     if any(c.confidence is not None for _, c in shown):
         colours += '<option value="confidence">confidence</option>'
     if any(c.given is not None and c.given.any() for _, c in shown):
         colours += '<option value="given">motif</option>'
-    return (
-        '<div class="viewer">'
-        '<div class="viewer-bar"><button type="button" data-step="-1" aria-label="previous">‹'
-        f'</button><select aria-label="chain" data-pick="chain">{options}</select>'
-        '<button type="button" data-step="1" aria-label="next">›</button>'
-        f'<select aria-label="colour" data-pick="colour">{colours}</select></div>'
-        '<canvas tabindex="0" aria-label="3-D view; arrow keys turn, + and - zoom"></canvas>'
-        '<p class="viewer-note"></p>'
-        f'<script type="application/json">{data}</script>'
-        f"<script>{script}</script></div>"
+    return stage_html(
+        [_scene(i, c, states[i]) for i, c in shown],
+        [f"{c.name or f'chain {i + 1}'} · {len(c)} residues" for i, c in shown],
+        "chain",
+        Path(__file__).with_name("viewer.js"),
+        ' data-pick="chain"',
+        f'<select aria-label="colour" data-pick="colour">{colours}</select>',
     )
 
 
