@@ -224,18 +224,20 @@ class Forecaster:
         past = torch.stack(windows).repeat_interleave(samples, 0)
         numbers = torch.arange(samples).repeat(len(joint))
         rows = torch.tensor(streams).repeat_interleave(samples).tolist()
+        # The steps before the first value of a short history do not exist.
+        begin = torch.isfinite(past).any(2, keepdim=True).int().argmax(1, keepdim=True)
         blocks = []
         for b in range(-(-horizon // self.horizon)):
             y = torch.nn.functional.pad(past, (0, 0, 0, self.horizon), value=torch.nan)
             given = torch.isfinite(y)
-            real = given.clone()
-            real[:, self.context :] = True
+            # What is missing of the history is drawn with the future, as in training.
+            real = (torch.arange(y.shape[1])[:, None] >= begin).expand_as(y)
             told = self._told(joint, b * self.horizon, samples)
             # Each block has numbers of its own.
             keys = [r ^ stream_of(f"block {b}") if b else r for r in rows]
             y = drawer(y, given, real, told, keys, numbers, samples)
             blocks.append(y[:, self.context :])
-            past = y[:, self.horizon :]
+            past, begin = y[:, self.horizon :], (begin - self.horizon).clamp(min=0)
         paths = torch.cat(blocks, 1)[:, :horizon].view(len(joint), samples, horizon, -1).numpy()
         return self._joined(group, paths)
 

@@ -42,7 +42,7 @@ class Patterns:
         anywhere: of the forecasts, those whose origin stands anywhere in the window.
     """
 
-    gaps: float = 0.2
+    gaps: float = 0.3
     infill: float = 0.1
     free: float = 0.15
     anywhere: float = 0.2
@@ -55,15 +55,15 @@ class Patterns:
         kind, moved = u[:, 0], u[:, 1] < self.anywhere
         start = torch.where(moved, (u[:, 2] * length).long(), origin)[:, None]
         given = place < start
-        # A block of up to half the history (or window), or as many single steps.
+        # A block of up to 0.7 of the history (or window), or as many single steps.
         free, infill = kind < self.free, kind < self.free + self.infill
         gaps = kind < self.free + self.infill + self.gaps
         span = torch.where(infill, length, start[:, 0]).double()
-        size = (u[:, 3] * 0.6 * span).long()
+        size = (u[:, 3] * 0.7 * span).long()
         ends = torch.where(u[:, 4] < 1 / 3, 0.0, torch.where(u[:, 4] < 2 / 3, 1.0, u[:, 5]))
         first = ((span - size) * ends).long()[:, None]
         block = (place >= first) & (place < first + size[:, None])
-        single = draws.uniform((length,), "pattern/steps") < 0.6 * u[:, 3:4]
+        single = draws.uniform((length,), "pattern/steps") < 0.7 * u[:, 3:4]
         missing = torch.where((u[:, 6] < 0.5)[:, None], block, single)
         given = torch.where(infill[:, None], ~missing, given)
         given = torch.where((gaps & ~infill)[:, None], given & ~missing, given)
