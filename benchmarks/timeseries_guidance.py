@@ -19,7 +19,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -35,6 +35,7 @@ from domains.timeseries.task import Window
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.model import Model, load
 from sciflow.random import Draws
+from sciflow.samplers import Sampler
 from sciflow.state import State
 
 ROWS_A_CALL = 500
@@ -75,7 +76,8 @@ def conditional(model: Model, denoiser: Denoiser, group: Group) -> tuple[Tensor,
     real = torch.ones_like(group.given)
     config = model.config
     batch = batch_of(group.y, group.given, real, config["season"], config["lags"])
-    report = model.sampler(denoiser, batch.context, group.draws, {FIELD: batch[FIELD]})
+    sampler = Sampler(**config["forecasting"])
+    report = sampler(denoiser, batch.context, group.draws, {FIELD: batch[FIELD]})
     return report.state[FIELD], batch
 
 
@@ -85,7 +87,7 @@ def ours(
     batch = unguided(model, group)
     wrapped = guided(method, denoiser, batch[FIELD], group.given, group.kappa)
     own = SAMPLERS[method] | ({} if steps is None else {"steps": steps})
-    report = replace(model.sampler, **own)(wrapped, batch.context, group.draws)
+    report = Sampler(**own)(wrapped, batch.context, group.draws)
     return report.state[FIELD], batch
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from sciflow.denoisers import NetworkDenoiser
     from sciflow.guides import Guide
+    from sciflow.model import Model
     from sciflow.objectives import DenoisingObjective
     from sciflow.predictors import PropertyPredictor
     from sciflow.random import Draws
@@ -165,6 +166,13 @@ class Domain(ABC):
     def predictor(self, config: Mapping[str, Any]) -> PropertyPredictor:
         """The predictor that :meth:`predictor_config` describes, with fresh weights."""
         raise InputError(f"{self.name}: this domain has no network that predicts properties")
+
+    def calibrate(self, model: Model, dataset: Any) -> dict[str, Any]:
+        """What the configuration of a model just trained gets besides, fitted on held-out data.
+
+        Nothing by default. ``dataset`` is that of :meth:`dataset`.
+        """
+        return {}
 
     def guides(self) -> Mapping[str, Guide]:
         """Guidance by this domain's own oracles, by name; see :mod:`sciflow.guides`."""

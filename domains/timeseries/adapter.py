@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from domains.timeseries.task import ForecastTask
     from domains.timeseries.windows import Windows
     from sciflow.denoisers import NetworkDenoiser
+    from sciflow.model import Model
     from sciflow.objectives import DenoisingObjective
     from sciflow.random import Draws
     from sciflow.state import Context, State
@@ -110,7 +111,8 @@ class TimeSeries(Domain):
                 "network": PRESETS[preset] | ({"patch": patch} if preset == "patches" else {}),
                 "path": {"schedule": {"kind": "rectified"}, "prediction": "edm"},
                 "conditions": {},
-                "sampler": {"steps": 8, "method": "ab2"},
+                "sampler": {"steps": 60, "method": "sde-dpmpp2m"},
+                "forecasting": {"steps": 8, "method": "ab2"},
             }
         else:
             config = {k: v for k, v in like.items() if k not in ("domain", "dataset")}
@@ -138,6 +140,14 @@ class TimeSeries(Domain):
         from sciflow.objectives import DenoisingObjective
 
         return DenoisingObjective(beta=1.5, stratify=True)
+
+    def calibrate(self, model: Model, dataset: ForecastTask) -> dict[str, Any]:
+        """The spread of forecasts; see :mod:`domains.timeseries.calibration`."""
+        from domains.timeseries.calibration import calibrated_spread
+        from domains.timeseries.forecaster import Forecaster
+
+        gamma = calibrated_spread(Forecaster(model), dataset)
+        return {"forecasting": {**model.config["forecasting"], "prior_scale": gamma}}
 
     # --- sampling ---------------------------------------------------------------------------
 

@@ -37,12 +37,11 @@ Method = Literal["conditional", "replacement", "self-guidance", "quantile"]
 METHODS: tuple[Method, ...] = ("conditional", "replacement", "self-guidance", "quantile")
 
 SAMPLERS: dict[Method, dict[str, Any]] = {
-    "conditional": {},
     "replacement": {"method": "sde-dpmpp2m", "steps": 20},
     "self-guidance": {"method": "sde-dpmpp2m", "steps": 15},
     "quantile": {"method": "ddpm", "steps": 15},
 }
-"""What each method changes of the model's sampler; at most 20 network calls."""
+"""Of the methods but ``conditional``, whose settings are the model's; at most 20 network calls."""
 
 _VARIANCE = 1e-2
 """Of the noise that self-guidance allows an observation, in squared spreads of the window."""

@@ -57,8 +57,8 @@ class PathDrawer:
         method = method or model.config.get("method", "conditional")
         if method not in METHODS:
             raise InputError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
-        own = SAMPLERS[method] | ({} if steps is None else {"steps": steps})
-        sampler = replace(model.sampler, **own)
+        own = model.config["forecasting"] if method == "conditional" else SAMPLERS[method]
+        sampler = Sampler(**own | ({} if steps is None else {"steps": steps}))
         if batch_size is not None and batch_size < 1:
             raise InputError(f"a batch holds at least 1 path, not {batch_size}")
         return cls(model, method, replace(sampler, **settings), seed, batch_size or 512)

@@ -122,6 +122,8 @@ def train(domain: str, source: str, preset: str | None, origin: str | None,
         saved = save_predictor(out / "predictor", result.denoiser, config, card)
     else:
         model = Model(adapter, result.denoiser, config, adapter.reference(data), card)
+        if result.finished and (fitted := adapter.calibrate(model, dataset)):
+            model = Model(adapter, result.denoiser, {**config, **fitted}, model.reference, card)
         saved = model.save(out / "model")
     click.echo(str(saved))
     if result.stopped_by is not None:

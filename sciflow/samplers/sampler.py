@@ -79,6 +79,14 @@ class Sampler(SamplerSettings):
         """
         return plan_of(self, denoiser.paths, begin)
 
+    def _prior(self, name: str, path: Path, context: Context, draws: Draws, dtype: torch.dtype
+               ) -> Tensor:  # fmt: skip
+        x = path.prior(context, draws, f"{name}/prior", dtype)
+        if self.prior_scale == 1 or not isinstance(path, GaussianPath):
+            return x
+        mean, _ = path.prior_moments(context, x)
+        return mean + self.prior_scale * (x - mean)
+
     def _renoise(self, path: Path, x: Tensor, s: float, t: float, context: Context, draws: Draws,
                  stream: str, step: int) -> Tensor:  # fmt: skip
         if self.churn_noise != 1 and isinstance(path, GaussianPath):
@@ -109,7 +117,7 @@ class Sampler(SamplerSettings):
             given: values of given elements, ``{field: [B, ...]}``.
             dtype: of continuous fields; default torch's.
             progress: called with (calls done, calls in all).
-            start: the fields at time ``begin``; default a draw of the prior.
+            start: the fields at time ``begin``; default a draw of the prior, by ``prior_scale``.
             begin: where on the shared clock to begin.
             steppers: what makes the stepper of a field in place of ``method``, for solvers with
                 more than settings to them (:mod:`sciflow.samplers.dpm_solver_v3`). The plan is
@@ -135,7 +143,7 @@ class Sampler(SamplerSettings):
                 _check_cache(denoiser)
             if start is None:
                 dtype = dtype or torch.get_default_dtype()
-                start = {f: p.prior(context, draws, f"{f}/prior", dtype) for f, p in paths.items()}
+                start = {f: self._prior(f, p, context, draws, dtype) for f, p in paths.items()}
             state = _keep_given(State(dict(start), context), given, paths)
             makers = tuple((steppers or {}).items())
             intervals, prepared = _prepared(self, begin, tuple(paths.items()), makers)

@@ -31,6 +31,8 @@ class SamplerSettings:
         extrapolate: the last step of ``ab`` and ``reab`` methods too uses earlier estimates, not
             the last alone: nearer to the exact flow from about ten calls on, where the denoiser is
             smooth; the last estimate of a network is cleaner.
+        prior_scale: factor on the noise that Gaussian fields start from. The flow carries it over,
+            of a Gaussian exactly: above 1 samples spread wider about their mean, below 1 less.
         eta: fresh noise of ``ddim``, ``dpmpp2m``, ``dpmpp3m`` and ``pc``.
         diffusion: w(t) of ``sde``; see :mod:`sciflow.samplers.interpolant_sde`.
         diffusion_scale: of w; 0 is the probability-flow ODE.
@@ -63,6 +65,7 @@ class SamplerSettings:
     method: str = "ab3"
     grid: str | Sequence[float] = "power-u"
     extrapolate: bool = False
+    prior_scale: float = 1.0
     eta: float = 0.0
     diffusion: Diffusion = "sigma"
     diffusion_scale: float = 1.0
@@ -99,6 +102,8 @@ class SamplerSettings:
             raise InputError(
                 f"extrapolate is of the methods ab1 to ab3 and reab1 to reab3, not {self.method!r}"
             )
+        if not 0 < self.prior_scale < math.inf:
+            raise InputError(f"prior_scale must be above 0 and finite, not {self.prior_scale}")
         if not self.eta >= 0:
             raise InputError(f"eta must be 0 (no fresh noise) or more, not {self.eta}")
         if self.diffusion not in get_args(Diffusion):

@@ -176,6 +176,21 @@ def test_solvers_follow_the_flow_of_a_gaussian(schedule: Schedule) -> None:
         assert float((found - exact).abs().max()) < error * scale
 
 
+@pytest.mark.parametrize("schedule", [Rectified(), VPLinear(), Cosine()], ids=str)
+def test_the_flow_carries_the_spread_of_the_prior_over(schedule: Schedule) -> None:
+    """On a Gaussian exactly, path by path: γ scales every sample's distance to the mean."""
+    target = gaussian(schedule, data_std=1.3)
+    draws, context = Draws(0, torch.arange(64)), all_real(64)
+
+    def run(gamma: float) -> Tensor:
+        sampler = Sampler(steps=200, method="ab3", prior_scale=gamma)
+        return sampler(target, context, draws, dtype=torch.float64).state["x"][:, 0] - target.mean
+
+    plain = run(1.0)
+    for gamma in (0.5, 1.7):
+        assert torch.allclose(run(gamma), gamma * plain, atol=2e-2 * gamma)
+
+
 @pytest.mark.parametrize("schedule", [Rectified(), VPLinear(), VarianceExploding()], ids=str)
 def test_ancestral_noise_has_the_posterior_moments(schedule: Schedule) -> None:
     """One step from exact x_t gives exact x_s for D = E[x_0|x_t] only in the mean; its covariance
@@ -546,7 +561,8 @@ def test_settings_are_plain_data() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"method": "euler"}, {"grid": "linear"}, {"steps": 0}, {"eta": -0.1}, {"token_eta": 1.5},
-     {"temperature": 0.0}, {"eta": math.nan}, {"restarts": -1}, {"restart_time": 1.5}],
+     {"temperature": 0.0}, {"prior_scale": 0.0}, {"eta": math.nan}, {"restarts": -1},
+     {"restart_time": 1.5}],
     ids=str,
 )  # fmt: skip
 def test_settings_that_are_refused(wrong: dict[str, object]) -> None:
