@@ -42,6 +42,7 @@ from domains.timeseries.downloads import DOWNLOADS
 from domains.timeseries.metrics import evaluate
 from sciflow.data import cache_folder
 from sciflow.errors import InputError
+from sciflow.files import write_atomically
 
 SAMPLES = 100
 SCORES = ("crps", "mase", "msis", "coverage_80", "cpu_s")
@@ -195,10 +196,7 @@ def scores_of(name: str, task: ForecastTask, run: Run, kept: Path) -> dict[str, 
     forecasts, spent = METHODS[name].forecast(task, run)
     histories, truths = ([w[part] for w in task.windows] for part in (0, 1))
     scores = evaluate(forecasts, truths, histories, task.season) | {"cpu_s": spent}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(scores))
-    os.replace(part, file)
+    write_atomically(file, json.dumps(scores))
     return scores
 
 

@@ -7,14 +7,14 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from sciflow.errors import InputError
 
-__all__ = ["read_text", "write_atomically", "write_json", "writing"]
+__all__ = ["file_kind", "read_text", "write_atomically", "write_json", "writing"]
 
 
 def read_text(path: str | Path, what: str = "data of this field") -> str:
@@ -69,6 +69,27 @@ def read_text(path: str | Path, what: str = "data of this field") -> str:
     return text
 
 
+def file_kind(path: str | Path, known: Collection[str]) -> str:
+    """The suffix that tells what a file is, in lower case; ``.gz`` behind it does not count.
+
+    Args:
+        path: of the file, which need not exist.
+        known: suffixes that there is a reader of, ``".sdf"``.
+
+    Raises:
+        InputError: another suffix, or none.
+    """
+    path = Path(path)
+    suffix = Path(path.stem).suffix if path.suffix.lower() == ".gz" else path.suffix
+    if suffix.lower() not in known:
+        raise InputError(
+            f"unknown kind of file {suffix or '(no suffix)'!r}; allowed: {', '.join(known)}, "
+            "each also with .gz",
+            path,
+        )
+    return suffix.lower()
+
+
 @contextmanager
 def writing(path: str | Path) -> Iterator[IO[bytes]]:
     """A file beside ``path`` to write to; when all went well, on disk and renamed to ``path``."""
@@ -88,10 +109,18 @@ def writing(path: str | Path) -> Iterator[IO[bytes]]:
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> Path:
-    """Write ``content`` to a file beside ``path``, flush it to disk, then rename it to ``path``."""
+    """Write ``content`` to a file beside ``path``, flush it to disk, then rename it to ``path``.
+
+    Text for a name that ends in ``.gz`` is compressed, as :func:`read_text` expects it.
+    """
+    path = Path(path)
+    if isinstance(content, str):
+        content = content.encode()
+        # No time stamp: equal texts are equal bytes.
+        content = gzip.compress(content, mtime=0) if path.suffix == ".gz" else content
     with writing(path) as f:
-        f.write(content.encode() if isinstance(content, str) else content)
-    return Path(path)
+        f.write(content)
+    return path
 
 
 def write_json(path: str | Path, value: Any) -> Path:

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from domains.molecules.files import write_text
 from domains.molecules.guarded import guarded_map
 from domains.molecules.io import read_rows
 from domains.molecules.molecule import Molecule
@@ -35,6 +34,7 @@ from domains.molecules.table import MoleculeTable
 from domains.molecules.tabular import Row
 from domains.molecules.xtb import PROPERTIES, relax, single_point
 from sciflow.errors import InputError, SciflowError
+from sciflow.files import write_atomically
 
 __all__ = ["BuildError", "BuildResult", "build", "build_molecule", "embed"]
 
@@ -249,4 +249,4 @@ def _write_failures(path: Path, failures: list[tuple[int, str, str]]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("row", "smiles", "reason"))
     writer.writerows((row, smiles, " ".join(reason.split())) for row, smiles, reason in failures)
-    write_text(path, text.getvalue())
+    write_atomically(path, text.getvalue())

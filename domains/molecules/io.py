@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from domains.molecules.files import read_text, write_text
 from domains.molecules.molecule import Molecule
 from domains.molecules.sdf import read_sdf, write_sdf
 from domains.molecules.smiles import canonical_smiles
 from domains.molecules.tabular import Row, csv_rows, read_csv, read_smi, smi_rows
 from domains.molecules.xyz import read_xyz, write_xyz
 from sciflow.errors import InputError
+from sciflow.files import file_kind, read_text, write_atomically
 
 __all__ = [
     "SUFFIXES",
@@ -100,8 +100,8 @@ def read_molecules(path: str | Path, *, strict: bool = True) -> ReadResult:
             reason is given).
     """
     path = Path(path)
-    reader = _READERS[_kind(path)]
-    text = read_text(path)
+    reader = _READERS[file_kind(path, SUFFIXES)]
+    text = read_text(path, "molecules")
     molecules: list[Molecule] = []
     dropped: list[InputError] = []
     for record in reader(text, path, strict):
@@ -130,9 +130,9 @@ def read_rows(path: str | Path) -> list[Row | InputError]:
     path = Path(path)
     if not is_smiles_list(path):
         raise InputError("not a list of SMILES; give .csv, .tsv, .smi or .txt", path)
-    text = read_text(path)
-    rows: list[Row | InputError]
-    rows = list(csv_rows(text, path)) if _READERS[_kind(path)] is read_csv else list(smi_rows(text))
+    text = read_text(path, "molecules")
+    table = _READERS[file_kind(path, SUFFIXES)] is read_csv
+    rows: list[Row | InputError] = list(csv_rows(text, path) if table else smi_rows(text))
     if not rows:
         raise InputError("the file holds no molecules", path)
     return rows
@@ -144,18 +144,7 @@ def is_smiles_list(path: str | Path) -> bool:
     Raises:
         InputError: an unknown suffix.
     """
-    return _READERS[_kind(Path(path))] in (read_csv, read_smi)
-
-
-def _kind(path: Path) -> str:
-    suffix = Path(path.stem).suffix if path.suffix.lower() == ".gz" else path.suffix
-    if suffix.lower() not in _READERS:
-        raise InputError(
-            f"unknown kind of file {suffix or '(no suffix)'!r}; allowed: {', '.join(SUFFIXES)}, "
-            "each also with .gz",
-            path,
-        )
-    return suffix.lower()
+    return _READERS[file_kind(path, SUFFIXES)] in (read_csv, read_smi)
 
 
 def write_smiles(path: str | Path, molecules: Iterable[Molecule]) -> Path:
@@ -174,4 +163,4 @@ def write_smiles(path: str | Path, molecules: Iterable[Molecule]) -> Path:
             )
         name = " ".join(molecule.name.split())
         lines.append(f"{smiles} {name}".rstrip() + "\n")
-    return write_text(path, "".join(lines))
+    return write_atomically(path, "".join(lines))

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem, rdBase
 
-from domains.molecules.files import write_text
 from domains.molecules.molecule import AROMATIC, BOND_ORDERS, Molecule
 from domains.molecules.numbers import finite_number
 from domains.molecules.smiles import first_line, from_rdkit, sanitise, to_rdkit
 from domains.molecules.xyz import MAX_ATOMS, element_number
 from sciflow.errors import InputError
+from sciflow.files import write_atomically
 
 __all__ = ["read_sdf", "write_sdf"]
 
@@ -141,7 +141,7 @@ def write_sdf(path: str | Path, molecules: Iterable[Molecule]) -> Path:
             records.append(_record(molecule))
         except InputError as error:
             raise InputError(f"molecule {i + 1}: {error.reason}", path) from None
-    return write_text(path, "".join(records))
+    return write_atomically(path, "".join(records))
 
 
 def _record(molecule: Molecule) -> str:

@@ -7,7 +7,6 @@ the source data can train from it.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from domains.molecules.molecule import Molecule
 from sciflow.errors import InputError
+from sciflow.files import writing
 
 __all__ = ["MoleculeTable", "split"]
 
@@ -215,16 +215,8 @@ class MoleculeTable:
         arrays["name"] = np.array(self.name)
         if self.smiles is not None:
             arrays["smiles"] = np.array(self.smiles, np.str_)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                np.savez_compressed(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with writing(path) as file:
+            np.savez_compressed(file, **arrays)
         return path
 
     @classmethod

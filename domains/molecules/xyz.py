@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from rdkit import Chem
 
-from domains.molecules.files import write_text
 from domains.molecules.molecule import Molecule
 from domains.molecules.numbers import finite_number
 from sciflow.errors import InputError
+from sciflow.files import write_atomically
 
 __all__ = ["element_number", "read_xyz", "write_xyz"]
 
@@ -127,4 +127,4 @@ def write_xyz(path: str | Path, molecules: Iterable[Molecule]) -> Path:
         out.append(f"{len(molecule)}\n{' '.join(pairs)}\n")
         for number, (x, y, z) in zip(molecule.numbers, molecule.positions, strict=True):
             out.append(f"{symbol(int(number)):<2} {x:14.8f} {y:14.8f} {z:14.8f}\n")
-    return write_text(path, "".join(out))
+    return write_atomically(path, "".join(out))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from domains.proteins.atoms import Findings, assemble
 from domains.proteins.chain import Chain
-from domains.proteins.io import ReadResult, file_kind, read_chains
+from domains.proteins.io import ReadResult, read_chains, structure_kind
 from domains.proteins.pdb import pdb_text, read_atoms, read_remarks
 from sciflow.errors import InputError
 from sciflow.files import read_text, write_atomically
@@ -41,7 +41,7 @@ def read_ensemble(path: str | Path) -> ReadResult:
         InputError: as :func:`domains.proteins.io.read_chains`.
     """
     path = Path(path)
-    if file_kind(path) != "pdb":
+    if structure_kind(path) != "pdb":
         return read_chains(path)
     text = read_text(path, "a protein structure")
     if _MARK not in text[:200]:

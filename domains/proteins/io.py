@@ -19,15 +19,15 @@ from domains.proteins.chain import Chain
 from domains.proteins.fasta import read_fasta, write_fasta
 from domains.proteins.pdb import write_pdb
 from sciflow.errors import InputError
-from sciflow.files import read_text
+from sciflow.files import file_kind, read_text
 
 __all__ = [
     "SUFFIXES",
     "ReadResult",
     "complete_residues",
-    "file_kind",
     "read_chains",
     "read_fasta",
+    "structure_kind",
     "write_fasta",
     "write_pdb",
 ]
@@ -69,21 +69,13 @@ class ReadResult:
         return text
 
 
-def file_kind(path: str | Path) -> str:
+def structure_kind(path: str | Path) -> str:
     """ "pdb" or "mmcif", by the suffix.
 
     Raises:
         InputError: an unknown suffix.
     """
-    path = Path(path)
-    suffix = Path(path.stem).suffix if path.suffix.lower() == ".gz" else path.suffix
-    if suffix.lower() not in _KINDS:
-        raise InputError(
-            f"unknown kind of file {suffix or '(no suffix)'!r}; allowed: {', '.join(SUFFIXES)}, "
-            "each also with .gz",
-            path,
-        )
-    return _KINDS[suffix.lower()]
+    return _KINDS[file_kind(path, SUFFIXES)]
 
 
 def read_chains(path: str | Path) -> ReadResult:
@@ -100,7 +92,7 @@ def read_chains(path: str | Path) -> ReadResult:
             be laid to one chain, or no usable chain (the first reason is given).
     """
     path = Path(path)
-    kind = file_kind(path)
+    kind = structure_kind(path)
     text = read_text(path, "a protein structure")
     reader = mmcif.read_atoms if kind == "mmcif" else pdb.read_atoms
     atoms, broken = reader(text, path)

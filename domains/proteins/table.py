@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -20,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from domains.proteins.chain import ALPHABET, Chain
 from sciflow.errors import InputError
+from sciflow.files import writing
 
 __all__ = ["DSSP_CODES", "ChainTable", "split"]
 
@@ -257,16 +257,8 @@ class ChainTable:
         path = Path(path)
         arrays = {f.name: getattr(self, f.name) for f in fields(self)}
         arrays = {key: np.asarray(v) for key, v in arrays.items() if v is not None}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                np.savez_compressed(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with writing(path) as file:
+            np.savez_compressed(file, **arrays)
         return path
 
     @classmethod

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from domains.molecules.files import read_text
 from domains.molecules.io import read_molecules
 from domains.molecules.molecule import Molecule
 from domains.molecules.smiles import canonical_smiles, molecule_from_smiles, to_rdkit
@@ -115,7 +114,7 @@ def test_missing_file_and_folder(tmp_path):
     folder = tmp_path / "folder.sdf"
     folder.mkdir()
     with pytest.raises(InputError, match="folder"):
-        read_text(folder)
+        read_molecules(folder)
 
 
 def _sdf(x: str = "0.0000", symbol: str = "C", bond: str = "  1  2  1  0", end: bool = True) -> str:

@@ -1,0 +1,52 @@
+"""Files are whole or absent, and come back as they were written."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from sciflow.errors import InputError
+from sciflow.files import file_kind, read_text, write_atomically, write_json, writing
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_text_comes_back(tmp_path: Path, name: str) -> None:
+    path = write_atomically(tmp_path / "new folder" / name, "Å and \n lines\n")
+    assert path.read_bytes()[:2] == (b"\x1f\x8b" if name.endswith(".gz") else "Å".encode())
+    assert read_text(path) == "Å and \n lines\n"
+
+
+def test_equal_texts_are_equal_archives(tmp_path: Path) -> None:
+    made = [write_atomically(tmp_path / f"{k}.gz", "text\n").read_bytes() for k in range(2)]
+    assert made[0] == made[1]
+    assert gzip.decompress(made[0]) == b"text\n"
+
+
+def test_bytes_are_written_as_they_are(tmp_path: Path) -> None:
+    packed = gzip.compress(b"text")
+    assert write_atomically(tmp_path / "a.gz", packed).read_bytes() == packed
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "a.json", {"x": 1})
+    before = path.read_text()
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"x": float("nan")})
+    with pytest.raises(KeyboardInterrupt), writing(path) as f:
+        f.write(b"half")
+        raise KeyboardInterrupt
+    assert path.read_text() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("name", ["x.SDF", "x.sdf.gz", "a.b.sdf", "x.Sdf.GZ"])
+def test_the_suffix_tells_the_kind(name: str) -> None:
+    assert file_kind(name, (".sdf", ".xyz")) == ".sdf"
+
+
+@pytest.mark.parametrize("name", ["x.pdb", "x", "x.gz", ".sdf"])
+def test_another_suffix_is_refused_with_those_allowed(name: str) -> None:
+    with pytest.raises(InputError, match=r"unknown kind of file .*allowed: \.sdf, \.xyz"):
+        file_kind(name, (".sdf", ".xyz"))
