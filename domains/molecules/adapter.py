@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Molecules"]
 
-_REFERENCE_SIZE = 4096
-_KERNEL = 0.15
-"""Width, in standard deviations, of the kernel that finds training molecules near a target."""
-
 
 class Molecules(Domain):
     """Molecules with coordinates, types, charges and bonds, generated jointly."""
@@ -162,14 +158,9 @@ class Molecules(Domain):
 
     def reference(self, data: PreparedData) -> dict[str, Tensor]:
         """Sizes and properties of a fixed random part of the training set, ``[≤ 4096]`` each."""
-        import torch
+        from sciflow.reference import reference_of
 
-        rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
-        rows = rows[:_REFERENCE_SIZE].sort().values
-        return {
-            "lengths": data.lengths[rows].to(torch.int16),
-            **{name: values[rows] for name, values in data.conditions.items()},
-        }
+        return reference_of(data)
 
     def context(
         self,
@@ -178,36 +169,15 @@ class Molecules(Domain):
         draws: Draws,
         targets: Mapping[str, Target],
     ) -> Context:
-        r"""Draw a training molecule near the targets; take its size.
-
-        p(row) ∝ Π_properties exp(−d²/2h²), d the distance of the row's value to the target (or the
-        range) and h = 0.15 standard deviations. For a range the value asked for is the row's own,
-        if inside; for a point it is the point.
-        """
-        import torch
-
+        """Sizes of training molecules near the targets; see :mod:`sciflow.reference`."""
         from domains.molecules.encoding import empty_context
+        from sciflow.reference import rows_near, values_asked
 
-        lengths = reference["lengths"].long()
-        log_weight = torch.zeros(len(lengths), dtype=torch.float64)
-        for name, target in targets.items():
-            _, std = config["conditions"][name]
-            value = reference[name].double()
-            outside = (target.low - value).clamp(min=0) + (value - target.high).clamp(min=0)
-            d = outside.nan_to_num(nan=1e3 * std) / (_KERNEL * std)
-            # Far from every molecule all weights would vanish; the nearest then decide.
-            log_weight = log_weight - 0.5 * d**2
-        p = (log_weight - log_weight.max()).exp().cumsum(0)
-        u = draws.uniform((), "molecules/row", dtype=torch.float64)
-        rows = torch.searchsorted(p, u * p[-1]).clamp(max=len(lengths) - 1)
-        conditions = {}
-        for name, (mean, _) in config["conditions"].items():
-            wanted = torch.full((len(draws),), torch.nan)
-            if name in targets:
-                t = targets[name]
-                wanted = reference[name][rows].nan_to_num(nan=mean).clamp(t.low, t.high)
-            conditions[name] = wanted.float()
-        return empty_context(lengths[rows], conditions)
+        statistics = config["conditions"]
+        std = {name: statistics[name][1] for name in targets}
+        rows = rows_near(reference, targets, std, draws, "molecules/row")
+        asked = values_asked(reference, rows, targets, statistics)
+        return empty_context(reference["lengths"].long()[rows], asked)
 
     def encode(self, config: Mapping[str, Any], records: Sequence[Molecule]) -> State:
         from domains.molecules.encoding import Encoding

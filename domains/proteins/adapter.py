@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Proteins"]
 
-_REFERENCE_SIZE = 4096
-_KERNEL = 0.15
-"""Width, in standard deviations, of the kernel that finds training chains near a target."""
-
 
 class Proteins(Domain):
     """Backbones of protein chains."""
@@ -170,14 +166,9 @@ class Proteins(Domain):
 
     def reference(self, data: PreparedData) -> dict[str, Tensor]:
         """Lengths and properties of a fixed random part of the training set."""
-        import torch
+        from sciflow.reference import reference_of
 
-        rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
-        rows = rows[:_REFERENCE_SIZE].sort().values
-        return {
-            "lengths": data.lengths[rows].to(torch.int16),
-            **{name: values[rows] for name, values in data.conditions.items()},
-        }
+        return reference_of(data)
 
     def context(
         self,
@@ -186,42 +177,20 @@ class Proteins(Domain):
         draws: Draws,
         targets: Mapping[str, Target],
     ) -> Context:
-        r"""Draw a training chain near the targets; take its length, unless that is asked for.
-
-        p(row) ∝ Π_targets exp(−d²/2h²), d the distance of the row's value to the target (or the
-        range) and h = 0.15 standard deviations. For a range the value asked for is the row's own,
-        if inside; for a point it is the point.
-        """
-        import torch
-
+        """Lengths of training chains near the targets (:mod:`sciflow.reference`), or as asked."""
         from domains.proteins.encoding import empty_context
+        from sciflow.reference import rows_near, values_asked
 
-        lengths = reference["lengths"].long()
-        log_weight = torch.zeros(len(lengths), dtype=torch.float64)
-        for name, target in targets.items():
-            value = (lengths if name == "length" else reference[name]).double()
-            std = float(value[~value.isnan()].std().nan_to_num().clamp(min=1e-6))
-            outside = (target.low - value).clamp(min=0) + (value - target.high).clamp(min=0)
-            d = outside.nan_to_num(nan=1e3 * std) / (_KERNEL * std)
-            log_weight = log_weight - 0.5 * d**2
-        # Far from every chain all weights would vanish; the nearest then decide.
-        p = (log_weight - log_weight.max()).exp().cumsum(0)
-        u = draws.uniform((), "proteins/row", dtype=torch.float64)
-        rows = torch.searchsorted(p, u * p[-1]).clamp(max=len(lengths) - 1)
-        lengths = lengths[rows]
+        known = {**reference, "length": reference["lengths"]}
+        std = {name: _std(known[name].double()) for name in targets}
+        rows = rows_near(known, targets, std, draws, "proteins/row")
+        lengths = reference["lengths"].long()[rows]
         if "length" in targets:
             asked = targets["length"]
             lengths = lengths.double().clamp(asked.low, asked.high).round().long()
             if bool((lengths < 1).any()):
                 raise InputError(f"a chain has 1 residue or more, not {asked}")
-        conditions = {}
-        for name, (mean, _) in config["conditions"].items():
-            wanted = torch.full((len(draws),), torch.nan)
-            if name in targets:
-                t = targets[name]
-                wanted = reference[name][rows].nan_to_num(nan=mean).clamp(t.low, t.high)
-            conditions[name] = wanted.float()
-        return empty_context(lengths, conditions)
+        return empty_context(lengths, values_asked(known, rows, targets, config["conditions"]))
 
     def encode(self, config: Mapping[str, Any], records: Sequence[Chain]) -> State:
         from domains.proteins.encoding import Encoding
@@ -355,3 +324,8 @@ class Proteins(Domain):
         from domains.proteins.ideal import helix_bundle
 
         return [helix_bundle(seed + i) for i in range(n)]
+
+
+def _std(values: Tensor) -> float:
+    """Standard deviation of what is known; never 0, for it is a width."""
+    return float(values[~values.isnan()].std().nan_to_num().clamp(min=1e-6))

@@ -17,8 +17,8 @@ HEAVY = {"torch", "lightning", "rdkit", "pandas", "matplotlib", "scipy", "numpy"
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
 # Names the exception that `torch.load(weights_only=True)` raises; loads nothing.
 MAY_NAME_PICKLE = {"sciflow/training/checkpoints.py"}
-# The order of training records, from (seed, epoch), which no sample depends on.
-MAY_DRAW = {"sciflow/training/data.py"}
+# The order of training records, from (seed, epoch), and which of them a model keeps.
+MAY_DRAW = {"sciflow/training/data.py", "sciflow/reference.py"}
 TORCH_DRAWS = {
     "rand",
     "randn",
