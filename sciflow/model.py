@@ -155,6 +155,7 @@ class Model:
 
     Attributes:
         targets: what is asked for in the run that a guide is made for; else empty.
+        classifier_free: weight and times of classifier-free guidance in that run.
     """
 
     def __init__(self, domain: Domain, denoiser: Denoiser, config: Mapping[str, Any],
@@ -166,6 +167,7 @@ class Model:
         self.guides: list[str] = []
         self._brought: list[str] = []
         self.targets: Mapping[str, Target] = {}
+        self.classifier_free: tuple[float, tuple[float, float]] = (0.0, (0.0, 1.0))
         self._wraps: list[Callable[[Model, Denoiser], Denoiser]] = []
         self._weight: float | None = None
 
@@ -230,7 +232,7 @@ class Model:
             denoiser = ClassifierFree(denoiser, weight, between)
         # Guides are outside, where an oracle is asked once for both of its estimates.
         run, guides = copy(self), dict[str, Denoiser]()
-        run.sampler, run.targets = chosen, targets
+        run.sampler, run.targets, run.classifier_free = chosen, targets, (weight, between)
         for label, wrap in zip(self.guides, self._wraps, strict=True):
             guides[label] = denoiser = wrap(run, denoiser)
         denoiser = denoiser.to(device).eval()

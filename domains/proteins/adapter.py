@@ -43,6 +43,8 @@ class Proteins(Domain):
     }
     datasets: ClassVar[Mapping[str, str]] = {
         "backbones": "5,530 experimental chains, split by clusters at 30 % identity",
+        "backbones-alpha": "1,638 of them: helix at least 40 %, strand at most 10 %",
+        "backbones-beta": "836 of them: strand at least 30 %, helix at most 10 %",
     }
     packages = ("mdtraj", "biopython", "tmtools")
     requests = ("length",)
@@ -55,10 +57,10 @@ class Proteins(Domain):
         return list(PRESETS)
 
     def dataset(self, source: str | Path, progress: Progress | None = None) -> ChainTable:
-        from domains.proteins.datasets import backbones
+        from domains.proteins.datasets import LOADERS
 
-        if str(source) == "backbones":
-            return backbones()
+        if str(source) in LOADERS:
+            return LOADERS[str(source)]()
         return self._own(Path(source))
 
     def _own(self, source: Path) -> ChainTable:

@@ -164,7 +164,8 @@ def _scene(place: int, chain: Chain, states: str) -> dict[str, Any]:
         if len(rows) > 1:
             pieces.append(rows.tolist())
     confidence = None if chain.confidence is None else np.nan_to_num(chain.confidence)
-    values = {k: v for k, v in chain.properties.items() if k != "sample"}
+    said = ("sample", "length", "helix", "strand")
+    values = {k: v for k, v in chain.properties.items() if k not in said}
     helix, strand = (states.count(s) / max(len(states), 1) for s in "HE")
     note = [f"{len(chain)} residues", f"helix {helix:.0%}, strand {strand:.0%}"]
     return {
@@ -174,7 +175,7 @@ def _scene(place: int, chain: Chain, states: str) -> dict[str, Any]:
         "state": states,
         "confidence": None if confidence is None else np.round(confidence, 2).tolist(),
         "given": None if chain.given is None else chain.given.astype(int).tolist(),
-        "note": ", ".join([*note, *(f"{k} {v:.4g}" for k, v in values.items())]),
+        "note": ", ".join([*note, *(f"{k.replace('_', ' ')} {v:.3g}" for k, v in values.items())]),
     }
 
 

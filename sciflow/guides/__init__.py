@@ -1,11 +1,11 @@
 """Guidance by name: what ``--guide NAME:key=value`` and ``model.guided("name", key=value)`` mean.
 
 A :class:`Guide` says what its settings are and makes, for a model, the denoiser that is guided. The
-table here holds what serves any domain: away from a weaker estimate (:mod:`sciflow.guides.weaker`)
-and, for models that have a predictor of their properties, towards the targets of the run
-(:mod:`sciflow.guides.towards`). A domain adds its own oracles
-(:meth:`sciflow.domain.Domain.guides`). A name that a model cannot use is refused with the reason,
-when sampling begins.
+table here holds what serves any domain: away from a weaker estimate (:mod:`sciflow.guides.weaker`),
+with a second model (:mod:`sciflow.guides.several`) and, for models that have a predictor of their
+properties, towards the targets of the run (:mod:`sciflow.guides.towards`). A domain adds its own
+oracles (:meth:`sciflow.domain.Domain.guides`). A name that a model cannot use is refused with the
+reason, when sampling begins.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from collections.abc import Mapping
 
 from sciflow.errors import InputError
 from sciflow.guides.guide import Guide, as_setting, parse_guide, parse_values
+from sciflow.guides.several import SEVERAL
 from sciflow.guides.towards import TOWARDS
 from sciflow.guides.weaker import WEAKER
 
 __all__ = ["GUIDES", "Guide", "as_setting", "find_guide", "parse_guide", "parse_values"]
 
-GUIDES: dict[str, Guide] = {**TOWARDS, **WEAKER}
+GUIDES: dict[str, Guide] = {**TOWARDS, **WEAKER, **SEVERAL}
 """Name → guide, for every domain."""
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sciflow.errors import InputError
 from sciflow.guides.guide import Guide, parse_values
+from sciflow.guides.others import other_model
 
 if TYPE_CHECKING:
     from sciflow.denoisers import Denoiser
@@ -20,11 +21,6 @@ __all__ = ["WEAKER"]
 
 Settings = dict[str, Any]
 _BETWEEN: Settings = {"weight": 1.0, "first": 0.0, "last": 1.0}
-_MAY_DIFFER = {
-    "conditions", "dataset", "guidance", "guidance_interval", "network", "paths", "sampler",
-    "schedules", "self_conditioning",
-}  # fmt: skip
-"""What a weaker model may have otherwise; the rest of a configuration says what its fields mean."""
 
 
 def _away(denoiser: Denoiser, weak: Denoiser, settings: Settings,
@@ -145,28 +141,13 @@ def _attention(model: Model, settings: Settings, denoiser: Denoiser) -> Denoiser
 
 def _autoguidance(model: Model, settings: Settings, denoiser: Denoiser) -> Denoiser:
     from sciflow.denoisers import NetworkDenoiser
-    from sciflow.model import load
 
     if not settings["model"]:
         raise InputError(
             "guide autoguidance needs a weaker model of the same data, smaller or less trained: "
             "autoguidance:model=FOLDER"
         )
-    other = load(settings["model"])
-    what = f"guide autoguidance: model {settings['model']!r}"
-    if other.domain.name != model.domain.name:
-        raise InputError(f"{what} makes {other.domain.name}, not {model.domain.name}")
-    for key in sorted((set(model.config) | set(other.config)) - _MAY_DIFFER):
-        if model.config.get(key) != other.config.get(key):
-            raise InputError(
-                f"{what} differs in {key!r} from the one that is guided, so that its samples mean "
-                "something else; train it on the same data with the same settings"
-            )
-    if more := sorted(set(other.properties) - set(model.properties)):
-        raise InputError(
-            f"{what} is asked for {more[0]!r}, which the one that is guided does not know; train "
-            "it with the same --conditions, or fewer"
-        )
+    other = other_model(model, "autoguidance", settings["model"])
     weak = other.denoiser
     assert isinstance(weak, NetworkDenoiser)
     schedules = {name: path.schedule for name, path in denoiser.paths.items() if name in weak.paths}

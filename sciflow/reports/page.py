@@ -189,7 +189,9 @@ def _identity(row: Mapping[str, Any]) -> str:
 
 
 def _measures(run: Run, row: Mapping[str, Any]) -> str:
-    texts = [f"{k} {v:.3g} {_unit(run, k)}" for k, v in _numbers(run, row).items()]
+    texts = [
+        f"{k.replace('_', ' ')} {v:.3g} {_unit(run, k)}" for k, v in _numbers(run, row).items()
+    ]
     return "".join(f"<span>{escape(t)}</span>" for t in (*texts, f"sample {row['sample']}"))
 
 
@@ -218,7 +220,8 @@ def _heading(run: Run, column: str) -> str:
     if name not in run.domain.properties:
         return column.replace("_", " ")
     asked = "asked " if column.startswith("target_") else ""
-    return f"{asked}{name} [{_unit(run, name)}]"
+    unit = _unit(run, name)
+    return f"{asked}{name.replace('_', ' ')}" + (f" [{unit}]" if unit else "")
 
 
 def _td(value: Any) -> str:
@@ -227,7 +230,10 @@ def _td(value: Any) -> str:
     if isinstance(value, int | float):
         return f'<td class="number" data-v="{value!r}">{value:.5g}</td>'
     text = str(value)
-    return f"<td{' class=long' if len(text) > 40 else ''}>{escape(text)}</td>"
+    if len(text) <= 40:
+        return f"<td>{escape(text)}</td>"
+    # What has no spaces is code, a sequence say: letters stand below letters on one line.
+    return f"<td class={'long' if ' ' in text else 'code'}>{escape(text)}</td>"
 
 
 def _judged(run: Run) -> str:

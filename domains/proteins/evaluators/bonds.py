@@ -70,8 +70,9 @@ def bonds(chains: Sequence[Chain]) -> dict[str, float]:
         for key in keys:
             all_ = np.concatenate([row[key] for row in rows])
             if len(all_):
-                values[f"{prefix}_{key}"] = float(all_.mean())
-                values[f"{prefix}_{key}_sd"] = float(all_.std())
+                # Coordinates of single precision say no more.
+                values[f"{prefix}_{key}"] = round(float(all_.mean()), 5)
+                values[f"{prefix}_{key}_sd"] = round(float(all_.std()), 5)
     peptide = np.concatenate([row["C-N"] for row in lengths])
     if len(peptide):
         values["peptide_bond_ok"] = float((np.abs(peptide - 1.33) <= _PEPTIDE).mean())

@@ -1,0 +1,64 @@
+"""Several trained models as one, by name."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+from sciflow.errors import InputError
+from sciflow.guides.guide import Guide
+from sciflow.guides.others import other_model
+
+if TYPE_CHECKING:
+    from sciflow.denoisers import Denoiser
+    from sciflow.model import Model
+
+__all__ = ["SEVERAL"]
+
+_STOCHASTIC = ("ddpm", "ddim with eta=1")
+
+
+def _superposition(model: Model, settings: dict[str, Any], denoiser: Denoiser) -> Denoiser:
+    """The model of the run under the guides before this one, and the other under its own."""
+    from sciflow.denoisers import NetworkDenoiser
+    from sciflow.guidance import ClassifierFree, Superposition
+    from sciflow.guides import find_guide, parse_guide
+
+    if not settings["model"]:
+        raise InputError(
+            "guide superposition needs a second model of the same fields: "
+            "superposition:model=FOLDER,rule=or"
+        )
+    rule, sampler = settings["rule"], model.sampler
+    fresh = 1.0 if sampler.method == "ddpm" else sampler.eta if sampler.method == "ddim" else 0.0
+    if rule != "average" and fresh != 1:
+        raise InputError(
+            f"guide superposition: {rule!r} follows densities along the reverse process: sample by "
+            f"{' or '.join(_STOCHASTIC)}, not by {sampler.method!r}; rule=average takes any method"
+        )
+    other = other_model(model, "superposition", settings["model"])
+    plain = other.denoiser
+    assert isinstance(plain, NetworkDenoiser)
+    second: Denoiser = plain.reschedule({k: path.schedule for k, path in denoiser.paths.items()})
+    weight, between = model.classifier_free
+    if weight > 0:
+        second = ClassifierFree(second, weight, between)
+    run = copy(other)
+    run.sampler, run.targets, run.classifier_free = sampler, model.targets, model.classifier_free
+    for text in other.guides:
+        name, given = parse_guide(text)
+        guide = find_guide(name, other.domain.guides())
+        second = guide.wrap(run, guide.complete(name, given), second)
+    offsets = [settings["bias"], 0.0]
+    return Superposition([denoiser, second], rule, settings["temperature"], offsets)
+
+
+SEVERAL: dict[str, Guide] = {
+    "superposition": Guide(
+        "with a second model, model=FOLDER: rule=or draws from both, and what both find likely, "
+        "average mixes scores (Skreta et al. 2025); bias is towards the first; give it last",
+        {"model": "", "rule": "or", "temperature": 1.0, "bias": 0.0},
+        _superposition,
+    ),
+}
+"""Name → guide."""
