@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from domains.proteins.chain import Chain
+    from domains.proteins.residue_data import SequenceTable
     from domains.proteins.table import ChainTable
     from sciflow.denoisers import NetworkDenoiser
     from sciflow.guides import Guide
@@ -45,6 +46,7 @@ class Proteins(Domain):
         "backbones": "5,530 experimental chains, split by clusters at 30 % identity",
         "backbones-alpha": "1,638 of them: helix at least 40 %, strand at most 10 %",
         "backbones-beta": "836 of them: strand at least 30 %, helix at most 10 %",
+        "uniref": "31,154 reviewed UniRef50 sequences of 60 to 160 residues",
     }
     packages = ("mdtraj", "biopython", "tmtools")
     requests = ("length",)
@@ -56,11 +58,18 @@ class Proteins(Domain):
 
         return list(PRESETS)
 
-    def dataset(self, source: str | Path, progress: Progress | None = None) -> ChainTable:
+    def dataset(
+        self, source: str | Path, progress: Progress | None = None
+    ) -> ChainTable | SequenceTable:
         from domains.proteins.datasets import LOADERS
+        from domains.proteins.residue_data import from_fasta, is_fasta, uniref
 
+        if str(source) == "uniref":
+            return uniref()
         if str(source) in LOADERS:
             return LOADERS[str(source)]()
+        if is_fasta(source):
+            return from_fasta(source)
         return self._own(Path(source))
 
     def _own(self, source: Path) -> ChainTable:
@@ -74,7 +83,7 @@ class Proteins(Domain):
         if not source.exists():
             raise InputError(
                 f"neither a file nor a data set; data sets: {', '.join(self.datasets)}; files: "
-                "PDB, mmCIF, a folder of them, or a table (.npz)",
+                "PDB, mmCIF, a folder of them, a table (.npz), or FASTA for models of sequences",
                 source,
             )
         if source.suffix == ".npz":
@@ -108,11 +117,23 @@ class Proteins(Domain):
         from domains.proteins.crops import cut
         from domains.proteins.encoding import Encoding
         from domains.proteins.networks import PRESETS
+        from domains.proteins.residue_data import SequenceTable
+        from domains.proteins.sequence_encoding import is_sequence_model
+        from domains.proteins.sequence_encoding import prepare as prepare_sequences
+        from domains.proteins.sequence_networks import SEQUENCE_PRESETS
         from domains.proteins.table import split
         from sciflow.training.prepared import statistics
 
         if preset not in PRESETS and like is None:
             raise InputError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+        if (like is None and preset in SEQUENCE_PRESETS) or (like and is_sequence_model(like)):
+            settings = SEQUENCE_PRESETS[preset] if like is None else like
+            return prepare_sequences(dataset, settings, conditions, like)
+        if isinstance(dataset, SequenceTable):
+            raise InputError(
+                f"{dataset.name} holds sequences without structures, which preset {preset} needs; "
+                f"presets of sequences: {', '.join(SEQUENCE_PRESETS)}"
+            )
         settings = (PRESETS[preset] if like is None else like)["pieces"]
         parts = split(dataset)
         if not len(parts["train"]):
@@ -195,14 +216,20 @@ class Proteins(Domain):
         return empty_context(lengths, values_asked(known, rows, targets, config["conditions"]))
 
     def encode(self, config: Mapping[str, Any], records: Sequence[Chain]) -> State:
+        from domains.proteins import sequence_encoding
         from domains.proteins.encoding import Encoding
 
         conditions = list(config.get("conditions", {}))
+        if sequence_encoding.is_sequence_model(config):
+            return sequence_encoding.encode(records, conditions)
         return Encoding.from_config(config["encoding"]).encode(records, conditions)
 
     def decode(self, config: Mapping[str, Any], state: State) -> list[Chain]:
+        from domains.proteins import sequence_encoding
         from domains.proteins.encoding import Encoding
 
+        if sequence_encoding.is_sequence_model(config):
+            return sequence_encoding.decode(state)
         return Encoding.from_config(config["encoding"]).decode(state)
 
     # --- files ------------------------------------------------------------------------------

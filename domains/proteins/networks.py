@@ -8,6 +8,12 @@ from typing import Any
 from domains.proteins.encoding import Encoding
 from domains.proteins.losses import StructureLoss
 from domains.proteins.network import BackboneNetwork
+from domains.proteins.sequence_encoding import is_sequence_model
+from domains.proteins.sequence_networks import (
+    SEQUENCE_PRESETS,
+    sequence_denoiser,
+    sequence_objective,
+)
 from sciflow.denoisers import NetworkDenoiser
 from sciflow.objectives import DenoisingObjective, GivenRule
 from sciflow.paths import GaussianPath, GeodesicPath, Path
@@ -55,6 +61,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pieces": _PIECES,
         "objective": {"structure": 1.0, "scaffolds": True},
     },
+    **SEQUENCE_PRESETS,
 }
 """Named starting points of a configuration; the domain adds scale and statistics.
 
@@ -83,6 +90,8 @@ def build_paths(config: Mapping[str, Any]) -> dict[str, Path]:
 
 def build_denoiser(config: Mapping[str, Any]) -> NetworkDenoiser:
     """The denoiser that ``config`` describes, with fresh weights."""
+    if is_sequence_model(config):
+        return sequence_denoiser(config)
     encoding = Encoding.from_config(config["encoding"])
     network = BackboneNetwork(
         encoding.fields, config["conditions"], encoding.scale,
@@ -98,6 +107,8 @@ def build_objective(config: Mapping[str, Any]) -> DenoisingObjective:
     leaves it out), and ``scaffolds``, whether one in four samples has residues given: a motif is a
     run of them, or several, or all but one gap.
     """
+    if is_sequence_model(config):
+        return sequence_objective(config)
     encoding, settings = Encoding.from_config(config["encoding"]), config["objective"]
     weight, fields = settings["structure"], encoding.fields
     motifs = {
