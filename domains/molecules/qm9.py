@@ -20,6 +20,7 @@ from domains.molecules.molecule import Molecule
 from domains.molecules.numbers import finite_number
 from domains.molecules.table import MoleculeTable
 from sciflow.data import cache_folder
+from sciflow.downloads import Downloads
 from sciflow.errors import InputError
 
 __all__ = ["parse_qm9", "qm9_original"]
@@ -80,8 +81,9 @@ def qm9_original(
     prepared = home / f"qm9-{digests}.npz"
     if prepared.is_file():
         return MoleculeTable.load(prepared)
-    archive = _fetch(url, known_hash, home, "dsgdb9nsd.xyz.tar.bz2", progress)
-    listing = _fetch(excluded_url, excluded_hash, home, "uncharacterized.txt", progress)
+    downloads = Downloads(home)
+    archive = downloads.fetch(url, "dsgdb9nsd.xyz.tar.bz2", known_hash, progress)
+    listing = downloads.fetch(excluded_url, "uncharacterized.txt", excluded_hash, progress)
     lines = listing.read_text("utf-8").splitlines()[_EXCLUDED_HEAD:]
     excluded = {int(found[1]) for found in map(_EXCLUDED.match, lines) if found}
     if excluded_hash == EXCLUDED_HASH and len(excluded) != EXCLUDED_COUNT:
@@ -89,25 +91,6 @@ def qm9_original(
     table = _prepare(archive, excluded, n_jobs, progress)
     table.save(prepared)
     return table
-
-
-def _fetch(url: str, known_hash: str, home: Path, name: str, progress: bool) -> Path:
-    import pooch
-
-    pooch.get_logger().setLevel("WARNING")
-    try:
-        file = pooch.retrieve(url, known_hash, name, home, progressbar=progress)
-    except ValueError as error:
-        raise InputError(
-            f"the download is not the published file (checksum differs from {known_hash}); "
-            "nothing was kept, try again or give a mirror",
-            url,
-        ) from error
-    except OSError as error:
-        raise InputError(
-            f"cannot be downloaded ({error}); fetch it elsewhere and put it at {home / name}", url
-        ) from error
-    return Path(file)
 
 
 def _prepare(archive: Path, excluded: set[int], n_jobs: int, progress: bool) -> MoleculeTable:

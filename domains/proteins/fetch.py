@@ -7,22 +7,20 @@ A list has one name a line, anything behind a blank is a sha256 of the file or i
     2kl8  5f0a…          the entry, only with this checksum
     1cukA01              a CATH domain
 
-Entries come as mmCIF (files.rcsb.org), domains as PDB (cathdb.info). What is fetched for the first
-time without a checksum is written down in ``checksums.txt`` beside the files; from then on a file
-that differs is refused. Downloads go through pooch: to a temporary file first, then renamed.
+Entries come as mmCIF (files.rcsb.org), domains as PDB (cathdb.info); see :mod:`sciflow.downloads`.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sciflow.domain import Progress
+from sciflow.downloads import Downloads
 from sciflow.errors import InputError
-from sciflow.files import read_text, write_atomically
+from sciflow.files import read_text
 
 __all__ = ["ADDRESSES", "Entry", "Fetched", "fetch", "read_list"]
 
@@ -35,7 +33,6 @@ ADDRESSES = {
 _CATH = re.compile(r"(\d[a-z0-9]{3})([A-Za-z0-9])(\d\d)")
 _PDB = re.compile(r"(\d[a-z0-9]{3})(?:[_.:]?([A-Za-z0-9]{1,4}))?", re.IGNORECASE)
 _SUM = re.compile(r"[0-9a-f]{64}")
-_CHECKSUMS = "checksums.txt"
 
 
 @dataclass(frozen=True)
@@ -115,16 +112,12 @@ def fetch(
         limit: only the first so many names.
 
     Raises:
-        InputError: the list cannot be read.
+        InputError: the list, or the record of checksums, cannot be read.
     """
-    import pooch
-
-    path, folder = Path(path), Path(folder)
+    path = Path(path)
     addresses = {**ADDRESSES, **(addresses or {})}
     entries = read_list(path)[:limit]
-    known = _read_checksums(folder)
-    # pooch reports every unknown checksum on the terminal; they are kept in a file here.
-    pooch.get_logger().setLevel(logging.WARNING)
+    downloads = Downloads(folder)
     files: dict[str, Path] = {}
     wanted: dict[str, str] = {}
     dropped: list[InputError] = []
@@ -134,41 +127,17 @@ def fetch(
                 reason = f"{entry.id} is on the list before; one chain of an entry, or all, is used"
                 dropped.append(InputError(reason, path, entry.line))
             continue
-        recorded = known.get(entry.file, "")
-        if entry.sha256 and recorded and entry.sha256 != recorded:
-            recorded = ""  # the list has the last word: fetch anew and compare with that
-        expected = entry.sha256 or recorded
         address = addresses[entry.source].format(id=entry.id)
         try:
-            got = pooch.retrieve(
-                address, f"sha256:{expected}" if expected else None, entry.file, folder
-            )
-        except Exception as error:
-            reason = f"{entry.id} cannot be had from {address}: {str(error).splitlines()[0][:200]}"
+            # The list has the last word: a checksum of its own outweighs the recorded one.
+            got = downloads.fetch(address, entry.file, entry.sha256)
+        except InputError as error:
+            reason = f"{entry.id} cannot be had from {address}: {error.reason.splitlines()[0]}"
             dropped.append(InputError(reason, path, entry.line))
             continue
-        files[entry.file] = Path(got)
+        files[entry.file] = got
         if entry.chain:
             wanted[entry.file] = entry.chain
-        checksum = expected or pooch.file_hash(got)
-        if known.get(entry.file) != checksum:
-            known[entry.file] = checksum
-            lines = [f"{value}  {name}\n" for name, value in sorted(known.items())]
-            write_atomically(folder / _CHECKSUMS, "".join(lines))
         if progress is not None:
             progress(done, len(entries))
     return Fetched(list(files.values()), wanted, dropped)
-
-
-def _read_checksums(folder: Path) -> dict[str, str]:
-    """{file: sha256} of lines as ``sha256sum`` writes them."""
-    path = folder / _CHECKSUMS
-    if not path.is_file():
-        return {}
-    known = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        words = line.split()
-        if len(words) != 2 or not _SUM.fullmatch(words[0]):
-            raise InputError("not a line of sha256sum; repair or remove this file", path, number)
-        known[words[1]] = words[0]
-    return known

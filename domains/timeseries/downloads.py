@@ -4,9 +4,8 @@ Three kinds of archive, as their authors publish them: gluonts' (JSON lines of t
 tarball), Monash's (``.tsf`` in a zip; Godahewa et al., 2021) and the table of Uber's pick-ups
 (FiveThirtyEight). They are read in place, never unpacked.
 
-A download is compared with its published SHA-256 where there is one. Where none was published, the
-checksum of the first download is recorded in ``checksums.txt`` beside it and holds from then on,
-and the protocol's counts (series, windows, horizon) are checked in any case.
+A download is held to its published SHA-256, else to that of the first download
+(:mod:`sciflow.downloads`); the protocol's counts (series, windows) are checked in any case.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -28,6 +26,7 @@ import pandas as pd
 from domains.timeseries.series import Series
 from domains.timeseries.task import ForecastTask, cut, rolling_task, window
 from sciflow.data import cache_folder
+from sciflow.downloads import Downloads
 from sciflow.errors import InputError
 
 __all__ = ["DOWNLOADS", "Download"]
@@ -55,7 +54,7 @@ class Download:
         context: TSDiff's, or a fortnight of hours.
         lags: TSDiff's.
         freq: pandas' name of the step.
-        sha256: as published, or ``None``.
+        sha256: as published, if it was.
     """
 
     url: str
@@ -65,7 +64,7 @@ class Download:
     context: int
     lags: tuple[int, ...] = ()
     freq: str = "h"
-    sha256: str | None = None
+    sha256: str = ""
 
     def task(self, name: str, folder: str | Path | None = None) -> ForecastTask:
         """Fetch, check and read.
@@ -78,7 +77,7 @@ class Download:
             InputError: no connection, a wrong checksum, a broken archive or another protocol.
         """
         home = Path(folder) if folder is not None else cache_folder() / "timeseries"
-        path = fetch(self.url, self.sha256, home)
+        path = Downloads(home).fetch(self.url, self.url.rsplit("/", 1)[-1], self.sha256)
         try:
             if path.name.endswith(".tar.gz"):
                 task = self._rolled(name, path)
@@ -125,40 +124,6 @@ DOWNLOADS: dict[str, Download] = {
     "uber_tlc_hourly": Download(_UBER, 262, 1, 24, 336, _DAYS),
     "kdd_cup_2018": Download(_KDD, 270, 1, 48, 312, _DAYS, sha256=_KDD_SHA256),
 }
-
-
-def fetch(url: str, sha256: str | None, home: Path) -> Path:
-    """The file of ``url`` in ``home``, downloaded if it is not there.
-
-    Raises:
-        InputError: no connection, or not the file that its checksum names; nothing is kept.
-    """
-    import pooch
-
-    name = url.rsplit("/", 1)[-1]
-    record = home / "checksums.txt"
-    known = dict(line.split()[::-1] for line in _lines(record))
-    expected = sha256 or known.get(name)
-    pooch.get_logger().setLevel("WARNING")
-    try:
-        path = Path(pooch.retrieve(url, expected and f"sha256:{expected}", name, home))
-    except ValueError as error:
-        raise InputError(f"the download is not the file expected (SHA-256 {expected}); nothing "
-                         "was kept, try again or give a mirror", url) from error  # fmt: skip
-    except OSError as error:
-        raise InputError(f"cannot be downloaded ({error}); fetch it elsewhere and put it at "
-                         f"{home / name}", url) from error  # fmt: skip
-    if expected is None:
-        known[name] = pooch.file_hash(str(path))
-        text = "".join(f"{digest}  {file}\n" for file, digest in sorted(known.items()))
-        part = record.with_suffix(".part")
-        part.write_text(text, "ascii")
-        os.replace(part, record)
-    return path
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text("ascii").splitlines() if path.is_file() else []
 
 
 def _json_rows(path: Path, part: str, freq: str) -> Iterator[Series]:
