@@ -13,6 +13,7 @@ The readers of PDB and mmCIF both make :class:`Atom` records; what happens next 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from Bio.Data.PDBData import protein_letters_3to1, protein_letters_3to1_extended
 from domains.proteins.chain import ATOMS, Chain
 from sciflow.errors import InputError
 
-__all__ = ["Atom", "Findings", "assemble", "letter"]
+__all__ = ["Atom", "BrokenLine", "Findings", "assemble", "letter", "number_or"]
 
 _WATER = {"HOH", "DOD", "WAT", "H2O", "TIP", "TIP3", "SOL"}
 _BOND, _POLY_GLYCINE = 2.0, 10
@@ -51,6 +52,14 @@ class Atom(NamedTuple):
     polymer: bool
 
 
+class BrokenLine(InputError):
+    """A line of atoms that cannot be read, and the chain (model, name) that it spoils."""
+
+    def __init__(self, reason: str, path: Path, line: int | None, chain: tuple[int, str] | None):
+        super().__init__(reason, path, line)
+        self.chain = chain
+
+
 @dataclass
 class Findings:
     """What a reader has to say beside the chains.
@@ -72,6 +81,15 @@ class Findings:
     def note(self, reason: str, line: int | None = None) -> None:
         """Something is read in one of several ways."""
         self.notes.append(InputError(reason, self.path, line))
+
+
+def number_or(text: str, otherwise: float) -> float:
+    """The number that a text is; ``otherwise`` where it is none, or not finite."""
+    try:
+        value = float(text)
+    except ValueError:
+        return otherwise
+    return value if math.isfinite(value) else otherwise
 
 
 def letter(name3: str) -> str | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from domains.proteins import mmcif, pdb
-from domains.proteins.atoms import Findings, assemble
+from domains.proteins.atoms import BrokenLine, Findings, assemble
 from domains.proteins.chain import Chain
 from domains.proteins.fasta import read_fasta, write_fasta
 from domains.proteins.pdb import write_pdb
@@ -103,7 +103,7 @@ def read_chains(path: str | Path) -> ReadResult:
         first = next((s for s in text.splitlines() if s.strip()), "")
         raise InputError(f"the file holds no atoms (its first line is {first[:60]!r})", path)
     found = Findings(path)
-    spoiled: dict[tuple[int, str], list[pdb.BrokenLine]] = {}
+    spoiled: dict[tuple[int, str], list[BrokenLine]] = {}
     for error in broken:
         assert error.chain is not None
         spoiled.setdefault(error.chain, []).append(error)

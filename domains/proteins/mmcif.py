@@ -13,8 +13,7 @@ from pathlib import Path
 
 from Bio.PDB.MMCIF2Dict import MMCIF2Dict
 
-from domains.proteins.atoms import Atom
-from domains.proteins.pdb import BrokenLine
+from domains.proteins.atoms import Atom, BrokenLine, number_or
 from sciflow.errors import InputError
 
 __all__ = ["read_atoms"]
@@ -102,26 +101,18 @@ def _atom(get: dict[str, str], row: int, model: int, chain: str, numbered: bool)
         _first(get, "auth_comp_id", "label_comp_id").upper(),
         _first(get, "auth_atom_id", "label_atom_id").upper(),
         _first(get, "label_alt_id"),
-        _number(get.get("occupancy", ""), 1.0),
+        number_or(get.get("occupancy", ""), 1.0),
         x,
         y,
         z,
-        _number(get.get("B_iso_or_equiv", ""), 0.0),
+        number_or(get.get("B_iso_or_equiv", ""), 0.0),
         get["group_PDB"] == "HETATM",
         not numbered or get["label_seq_id"] not in _UNKNOWN,
     )
 
 
 def _coordinate(text: str, axis: str) -> float:
-    value = _number(text, math.nan)
+    value = number_or(text, math.nan)
     if not math.isfinite(value):
         raise ValueError(f"coordinate {axis} is {text!r}, not a finite number")
     return value
-
-
-def _number(text: str, otherwise: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        return otherwise
-    return value if math.isfinite(value) else otherwise

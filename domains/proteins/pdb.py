@@ -21,25 +21,17 @@ from pathlib import Path
 import numpy as np
 from Bio.Data.PDBData import protein_letters_1to3
 
-from domains.proteins.atoms import Atom
+from domains.proteins.atoms import Atom, BrokenLine, number_or
 from domains.proteins.chain import ATOMS, Chain, parse_residue_id
 from sciflow.errors import InputError
 from sciflow.files import write_atomically
 
-__all__ = ["BrokenLine", "pdb_text", "read_atoms", "read_remarks", "write_pdb"]
+__all__ = ["pdb_text", "read_atoms", "read_remarks", "write_pdb"]
 
 _NOT_DESIGNED = "SEQUENCE NOT DESIGNED: EVERY RESIDUE IS WRITTEN AS GLY"
 _CONFIDENCE = "B FACTORS: PER-RESIDUE CONFIDENCE"
 _NO_B = "B FACTORS: NOT USED"
 _IDS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-
-
-class BrokenLine(InputError):
-    """A line of atoms that cannot be read, and the chain (model, name) that it spoils."""
-
-    def __init__(self, reason: str, path: Path, line: int | None, chain: tuple[int, str] | None):
-        super().__init__(reason, path, line)
-        self.chain = chain
 
 
 def read_atoms(text: str, path: Path) -> tuple[list[Atom], list[BrokenLine]]:
@@ -92,11 +84,11 @@ def _atom(line: str, number: int, model: int, hetero: bool, ended: set[str]) -> 
         line[17:20].strip().upper(),
         line[12:16].strip().upper(),
         line[16].strip(),
-        _number(line[54:60], 1.0),
+        number_or(line[54:60], 1.0),
         x,
         y,
         z,
-        _number(line[60:66], 0.0),
+        number_or(line[60:66], 0.0),
         hetero,
         not (hetero and chain in ended),
     )
@@ -110,14 +102,6 @@ def _coordinate(text: str, axis: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"coordinate {axis} is {text.strip()!r}; it must be finite")
     return value
-
-
-def _number(text: str, otherwise: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        return otherwise
-    return value if math.isfinite(value) else otherwise
 
 
 def _named(atoms: list[Atom], broken: list[BrokenLine]) -> list[Atom]:
@@ -150,7 +134,7 @@ def read_remarks(text: str, chains: Sequence[Chain]) -> list[Chain]:
         for text_ in own:
             if text_.startswith("VALUE "):
                 key, _, value = text_[6:].rpartition(" ")
-                values[key] = _number(value, math.nan)
+                values[key] = number_or(value, math.nan)
             elif text_.startswith("GIVEN "):
                 given.update(text_[6:].split())
         if given:

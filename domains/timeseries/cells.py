@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from domains.timeseries.parquet import parquet_module
 from sciflow.errors import InputError
 
 __all__ = ["Cells", "cells_of", "is_missing", "open_table", "read_cells"]
@@ -163,12 +164,9 @@ def open_table(source: str | Path | pd.DataFrame) -> Cells | list[bytes]:
 
 
 def _parquet(data: bytes, path: Path) -> Cells:
+    parquet = parquet_module(path, "CSV")
     try:
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise InputError("parquet needs pyarrow: pip install pyarrow, or give CSV", path) from error
-    try:
-        frame = pq.read_table(io.BytesIO(data)).to_pandas()
+        frame = parquet.read_table(io.BytesIO(data)).to_pandas()
     except (OSError, ValueError) as error:
         raise InputError(
             f"not a whole parquet file ({str(error).splitlines()[0]})", path

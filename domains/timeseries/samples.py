@@ -23,6 +23,7 @@ from domains.timeseries.baselines.base import QuantileTable
 from domains.timeseries.cells import Cells, open_table
 from domains.timeseries.forecast import Forecast
 from domains.timeseries.frequency import infer_frequency
+from domains.timeseries.parquet import parquet_module
 from domains.timeseries.stamps import StampError, parse_stamps
 from domains.timeseries.writing import ForecastLike, write_table
 from sciflow.errors import InputError
@@ -210,19 +211,15 @@ def _long(f: ForecastLike) -> pd.DataFrame:
 
 
 def _join_parquet(parts: Sequence[Path], path: Path) -> Path:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise InputError(
-            "parquet needs pyarrow: pip install pyarrow, or give .npz", path
-        ) from error
+    parquet = parquet_module(path, ".npz")
+    from pyarrow import Table
+
     with writing(path) as f:
         writer = None
         for part in parts:
             for forecast in read_forecasts(part):
-                rows = pa.Table.from_pandas(_long(forecast), preserve_index=False)
-                writer = writer or pq.ParquetWriter(f, rows.schema)
+                rows = Table.from_pandas(_long(forecast), preserve_index=False)
+                writer = writer or parquet.ParquetWriter(f, rows.schema)
                 writer.write_table(rows)
         if writer:
             writer.close()

@@ -17,10 +17,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from domains.timeseries.parquet import parquet_module
 from domains.timeseries.series import Series
 from domains.timeseries.stamps import write_stamps
 from sciflow.errors import InputError
-from sciflow.files import writing
+from sciflow.files import write_atomically, writing
 
 __all__ = ["ForecastLike", "csv_text", "forecast_table", "interval_quantiles", "series_table",
            "write_table"]  # fmt: skip
@@ -134,18 +135,11 @@ def write_table(table: pd.DataFrame, path: str | Path) -> Path:
     """
     path = Path(path)
     if path.suffix == ".parquet":
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError as error:
-            raise InputError(
-                "parquet needs pyarrow: pip install pyarrow, or give .csv", path
-            ) from error
+        parquet_module(path, ".csv")
         with writing(path) as f:
             table.to_parquet(f, index=False)
-    else:
-        with writing(path) as f:
-            f.write(csv_text(table).encode())
-    return path
+        return path
+    return write_atomically(path, csv_text(table))
 
 
 def _written(column: pd.Series) -> Any:
