@@ -379,11 +379,7 @@ class Model:
         if not targets:
             raise InputError("best_of compares candidates by the targets, and there are none")
         predictor = self.predictor()
-        if unknown := sorted(set(targets) - set(predictor.statistics)):
-            raise InputError(
-                f"best_of: the model's predictor does not know {unknown[0]!r}; it knows: "
-                f"{', '.join(predictor.statistics)}"
-            )
+        predictor.require(targets)
 
         def judge(state: State, records: list[Any]) -> Tensor:
             sound = torch.tensor([not why for why in self.domain.verdicts(records)])

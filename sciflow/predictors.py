@@ -11,7 +11,7 @@ symbols it can be given weights in place of one symbol an element, so that a gra
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -65,6 +65,18 @@ class PropertyPredictor(nn.Module):
         }
         return self.remake(paths=paths).train(self.training)
 
+    def require(self, properties: Iterable[str]) -> None:
+        """Nothing, if these are properties that it predicts.
+
+        Raises:
+            InputError: one is not.
+        """
+        if unknown := sorted(set(properties) - set(self.statistics)):
+            raise InputError(
+                f"the predictor does not know {unknown[0]!r}; it knows: "
+                f"{', '.join(self.statistics)}"
+            )
+
     def forward(self, state: State, t: Times | float) -> dict[str, tuple[Tensor, Tensor]]:
         """``{property: (m, v)}``, each ``[B]``, in the units of the property.
 
@@ -92,10 +104,7 @@ class PropertyPredictor(nn.Module):
         Raises:
             InputError: a property that the predictor does not know.
         """
-        if unknown := sorted(set(wanted) - set(self.statistics)):
-            raise InputError(
-                f"there is no predictor of {unknown[0]!r}; known: {', '.join(self.statistics)}"
-            )
+        self.require(wanted)
         total = torch.zeros(len(state.context), device=state.device)
         for name, (m, log_v) in self.standardised(state, t).items():
             if name not in wanted:

@@ -52,10 +52,7 @@ def reward_of(
             raise InputError(f"the width of a reward must be above 0, not {width}")
         return OracleReward(model, width)
     found = model.predictor(predictor)
-    if unknown := sorted(set(model.targets) - set(found.statistics)):
-        raise InputError(
-            f"the predictor does not know {unknown[0]!r}; it knows: {', '.join(found.statistics)}"
-        )
+    found.require(model.targets)
     return found.of_clean
 
 

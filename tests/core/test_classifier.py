@@ -178,5 +178,5 @@ def test_what_is_refused() -> None:
     with pytest.raises(InputError, match="largest"):
         ClassifierGuidance(goal, predictor, largest=0.0)
     plain = PropertyPredictor(Nothing(), goal.paths, {"c": (0.0, 1.0)})
-    with pytest.raises(InputError, match="no predictor of 'd'; known: c"):
+    with pytest.raises(InputError, match="does not know 'd'; it knows: c"):
         plain.log_prob(State({"x": torch.zeros(1, 1, 3)}, all_real(1)), 0.5, {"d": torch.zeros(1)})
