@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from domains.timeseries.frame import Frame, frame_of
+from domains.timeseries.frame import Frame, decoded, flat_frame_of, frame_of
 from domains.timeseries.series import Series
 from sciflow.state import Context, State
 
@@ -22,6 +22,7 @@ __all__ = [
     "features_of",
     "free_context",
     "unframed",
+    "values_of",
 ]
 
 FIELD = "series"
@@ -38,13 +39,9 @@ def features_of(y: Tensor, given: Tensor, frame: Frame, lags: Sequence[int] = ()
     The given values and the anchors in units of the window's spread, log(σ/spread), and the given
     values at fixed lags relative to the frame (0 where there is none).
     """
-
-    def soft(v: Tensor) -> Tensor:
-        return torch.asinh(v)
-
     z = torch.where(given, (y - frame.centre) / frame.spread, 0.0)
-    parts = [soft(z), soft((frame.anchor - frame.centre) / frame.spread),
-             (frame.scale / frame.spread).log()]  # fmt: skip
+    anchor = (frame.anchor - frame.centre) / frame.spread
+    parts = [z.asinh(), anchor.asinh(), (frame.scale / frame.spread).log()]
     for lag in lags:
         parts.append(_lagged(y, given, frame, lag))
     return torch.stack(parts, -1).float()
@@ -101,14 +98,12 @@ def unframed(
         lags: how many the network reads.
         covariates: standardised, ``[B, L, K]``.
     """
-    plain = frame_of(y, given, 1)
-    anchor, scale = (v.expand_as(y) for v in (plain.centre, plain.spread))
-    frame = Frame(plain.centre, plain.spread, anchor, scale)
+    frame = flat_frame_of(y, given)
     x = torch.where(given, frame.encode(y), 0.0).float()
     features = torch.zeros(*y.shape, 3 + lags)
     if covariates is not None:
         features = torch.cat((features, _told(covariates, y.shape[2])), -1)
-    extras = {"features": features, "anchor": anchor, "scale": scale}
+    extras = {"features": features, "anchor": frame.anchor, "scale": frame.scale}
     return State({FIELD: x}, Context(real, {}, {}, extras))
 
 
@@ -135,16 +130,19 @@ def encode_free(config: Mapping[str, Any], records: Sequence[Series]) -> State:
     for row, s in zip(y, records, strict=True):
         row[: len(s)] = torch.from_numpy(s.values)
     real = torch.isfinite(y)
-    frame = frame_of(y, real, 1)
-    anchor, scale = (v.expand_as(y) for v in (frame.centre, frame.spread))
-    x = Frame(frame.centre, frame.spread, anchor, scale).encode(y).nan_to_num(nan=0.0).float()
-    return State({FIELD: x}, _free(config, real, anchor, scale))
+    frame = flat_frame_of(y, real)
+    x = frame.encode(y).nan_to_num(nan=0.0).float()
+    return State({FIELD: x}, _free(config, real, frame.anchor, frame.scale))
+
+
+def values_of(x: Tensor, context: Context) -> Tensor:
+    """Values of the field ``x`` of a batch with this context, float64 ``[B, L, C]``."""
+    return decoded(x, context.extras["anchor"], context.extras["scale"])
 
 
 def decode_series(config: Mapping[str, Any], state: State) -> list[Series]:
     """The series of a batch; time stamps begin at an arbitrary date."""
-    anchor, scale = state.context.extras["anchor"], state.context.extras["scale"]
-    y = Frame(anchor, scale, anchor, scale).decode(state[FIELD])
+    y = values_of(state[FIELD], state.context)
     y = y.masked_fill(~state.context.mask, torch.nan)
     records = []
     for i, (row, real) in enumerate(zip(y, state.context.mask, strict=True)):

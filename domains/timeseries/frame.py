@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Frame", "frame_of"]
+__all__ = ["Frame", "decoded", "flat_frame_of", "frame_of"]
 
 _SQUASH = 3.0
 _FEW = 2.0
@@ -62,16 +62,24 @@ class Frame:
 
     def decode(self, x: Tensor) -> Tensor:
         """y of ``x [B, L, C]``."""
-        return self.anchor + self.scale * _SQUASH * torch.sinh(x.double() / _SQUASH)
+        return decoded(x, self.anchor, self.scale)
 
-    def repeat(self, k: int) -> Frame:
-        """Each window ``k`` times in a row."""
-        return Frame(*(v.repeat_interleave(k, 0)
-                       for v in (self.centre, self.spread, self.anchor, self.scale)))  # fmt: skip
 
-    def index(self, rows: Tensor | slice) -> Frame:
-        """Some of the windows."""
-        return Frame(self.centre[rows], self.spread[rows], self.anchor[rows], self.scale[rows])
+def decoded(x: Tensor, anchor: Tensor, scale: Tensor) -> Tensor:
+    """y of ``x`` in a frame of which μ and σ are known, float64 ``[B, L, C]``."""
+    return anchor + scale * _SQUASH * torch.sinh(x.double() / _SQUASH)
+
+
+def flat_frame_of(y: Tensor, given: Tensor) -> Frame:
+    """The frame in which every step is seen from the mean, in units of the standard deviation.
+
+    Args:
+        y: float64 ``[B, L, C]``.
+        given: bool ``[B, L, C]``: whose mean and standard deviation those are.
+    """
+    known = given & torch.isfinite(y)
+    centre, spread = _moments(torch.where(known, y, torch.zeros_like(y)), known)
+    return Frame(centre, spread, centre.expand_as(y), spread.expand_as(y))
 
 
 def frame_of(y: Tensor, given: Tensor, season: int) -> Frame:
@@ -86,13 +94,8 @@ def frame_of(y: Tensor, given: Tensor, season: int) -> Frame:
     if y.numel() == 0:
         return Frame(*(torch.ones_like(y) for _ in range(4)))
     y = torch.where(known, y, torch.zeros_like(y))
-    n = known.sum(1, keepdim=True)
-    centre = y.sum(1, keepdim=True) / n.clamp(min=1)
+    centre, spread = _moments(y, known)
     z = torch.where(known, y - centre, torch.zeros_like(y))
-    spread = ((z**2).sum(1, keepdim=True) / n.clamp(min=1)).sqrt()
-    # A constant series has no scale of its own: its size, or one.
-    tiny = 1e-12 * centre.abs()
-    spread = torch.where(spread > tiny, spread, torch.where(centre != 0, centre.abs(), 1.0))
 
     # Rows of a phase: [B, R, season, C], the season's r-th repetition.
     b, length, c = y.shape
@@ -114,6 +117,17 @@ def frame_of(y: Tensor, given: Tensor, season: int) -> Frame:
 
     anchor, scale = (v.reshape(b, rows * season, c)[:, :length] for v in (anchor, scale))
     return Frame(centre, spread, centre + spread * anchor, spread * scale)
+
+
+def _moments(y: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """m and the standard deviation of what is known, ``[B, 1, C]``; ``y`` is 0 elsewhere."""
+    n = known.sum(1, keepdim=True).clamp(min=1)
+    centre = y.sum(1, keepdim=True) / n
+    z = torch.where(known, y - centre, torch.zeros_like(y))
+    spread = ((z**2).sum(1, keepdim=True) / n).sqrt()
+    # A constant series has no scale of its own: its size, or one.
+    tiny = 1e-12 * centre.abs()
+    return centre, torch.where(spread > tiny, spread, torch.where(centre != 0, centre.abs(), 1.0))
 
 
 def _in_rows(v: Tensor, rows: int, season: int) -> Tensor:

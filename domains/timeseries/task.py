@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 
 from domains.timeseries.series import Series
 from sciflow.errors import InputError
@@ -136,10 +135,8 @@ def cut(series: Series, n: int, ahead: int = 0) -> Series:
 
 def window(series: Series, origin: int, horizon: int, known_future: bool) -> Window:
     """History up to ``origin`` and the ``horizon`` values from it on."""
-    # Arithmetic of the offset: an index of weeks takes 50 ms.
-    first = pd.date_range(series.start, periods=1, freq=series.freq)[0]
     truth = series.replace(
-        start=first + origin * pd.tseries.frequencies.to_offset(series.freq),
+        start=series.stamp(origin),
         values=series.values[origin : origin + horizon],
         covariates=None,
         covariate_names=(),
