@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sciflow.paths.base import LEVEL_LIMIT
 from sciflow.state import Context
 
-__all__ = ["SeriesInputs"]
+__all__ = ["SeriesInputs", "rows_of"]
 
 
 class SeriesInputs(nn.Module):
@@ -39,3 +40,11 @@ class SeriesInputs(nn.Module):
         if self.features:
             parts.append(context.extras["features"].to(x.dtype))
         return torch.cat(parts, -1) * real[..., None], level, real
+
+
+def rows_of(table: Tensor, n: int) -> Tensor:
+    """The first ``n`` rows of ``[M, dim]``, one a channel or place.
+
+    A padded batch may be longer and wider than any series: beyond the last row stand zeros.
+    """
+    return F.pad(table, (0, 0, 0, max(n - len(table), 0)))[:n]

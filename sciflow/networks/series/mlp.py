@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sciflow.denoisers import Network
 from sciflow.networks.embeddings import LevelEmbedding
 from sciflow.networks.inputs import Modulation
-from sciflow.networks.series.inputs import SeriesInputs
+from sciflow.networks.series.inputs import SeriesInputs, rows_of
 from sciflow.networks.series.mixing import ChannelMixing
 from sciflow.state import Context
 
@@ -74,7 +74,7 @@ class SeriesMLP(Network):
         length, c = x.shape[1:3]
         # Negative padding crops.
         x = F.pad(x, (0, 0, 0, 0, 0, self.longest - length)).transpose(1, 2)
-        channel = F.pad(self.channel, (0, 0, 0, max(c - len(self.channel), 0)))[:c]
+        channel = rows_of(self.channel, c)
         h = self.embed(x.flatten(2)) + channel
         signal, some = self.level(level)[:, None], real.any(1)[..., None]
         for block in self.blocks:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sciflow.denoisers import Network
 from sciflow.networks.embeddings import LevelEmbedding
 from sciflow.networks.inputs import Modulation
-from sciflow.networks.series.inputs import SeriesInputs
+from sciflow.networks.series.inputs import SeriesInputs, rows_of
 from sciflow.state import Context
 
 __all__ = ["PatchTransformer"]
@@ -80,8 +80,7 @@ class PatchTransformer(Network):
         n = x.shape[1] // self.patch
         x = x.view(b, n, self.patch, c, width).permute(0, 3, 1, 2, 4)
         x = x.reshape(b, c, n, self.patch * width)
-        # Padding may be longer and wider than any series; it has no place.
-        place, channel = (_rows(p, k) for p, k in ((self.position, n), (self.channel, c)))
+        place, channel = (rows_of(p, k) for p, k in ((self.position, n), (self.channel, c)))
         h = self.embed(x) + place + channel[:, None]
         h = h.flatten(1, 2)
         some = real.view(b, n, self.patch, c).any(2).transpose(1, 2).reshape(b, 1, 1, c * n)
@@ -114,11 +113,6 @@ class _Block(nn.Module):
         values = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         h = h + gate_a * self.drop(self.merge(values.transpose(1, 2).reshape(b, n, dim)))
         return h + gate_m * self.drop(self.mlp(self.norm(h) * scale_m + shift_m))
-
-
-def _rows(table: Tensor, n: int) -> Tensor:
-    """The first ``n`` rows, zeros beyond the last."""
-    return F.pad(table, (0, 0, 0, max(n - len(table), 0)))[:n]
 
 
 def _waves(n: int, dim: int) -> Tensor:

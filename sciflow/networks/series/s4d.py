@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from sciflow.denoisers import Network
 from sciflow.networks.embeddings import LevelEmbedding
 from sciflow.networks.inputs import Modulation
-from sciflow.networks.series.inputs import SeriesInputs
+from sciflow.networks.series.inputs import SeriesInputs, rows_of
 from sciflow.networks.series.mixing import ChannelMixing
 from sciflow.state import Context
 
@@ -191,7 +191,7 @@ class S4D(Network):
         x, level, real = self.inputs(inputs, levels, context)
         x, seen = x.transpose(1, 2), real.transpose(1, 2)[..., None]
         c = x.shape[1]
-        channel = F.pad(self.channel, (0, 0, 0, max(c - len(self.channel), 0)))[:c]
+        channel = rows_of(self.channel, c)
         h = self.embed(x) + channel[:, None]
         signal = self.level(level)[:, None, None]
         for block in self.blocks:
