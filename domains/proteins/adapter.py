@@ -1,5 +1,7 @@
 """Proteins on the core: backbones of a wanted length, content and size, as angles or as frames.
 
+Sequences are the same records, chains, without a structure.
+
 Heavy imports (torch, mdtraj, Biopython) happen inside methods: asking for the domain's name, its
 properties or its data sets costs nothing.
 """
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from sciflow.denoisers import NetworkDenoiser
     from sciflow.guides import Guide
     from sciflow.objectives import DenoisingObjective
+    from sciflow.predictors import PropertyPredictor
     from sciflow.random import Draws
     from sciflow.state import Context, State
     from sciflow.training.prepared import PreparedData
@@ -31,10 +34,10 @@ __all__ = ["Proteins"]
 
 
 class Proteins(Domain):
-    """Backbones of protein chains."""
+    """Backbones of protein chains, and sequences."""
 
     name = "proteins"
-    summary = "protein backbones by length, secondary structure and radius of gyration"
+    summary = "protein backbones and sequences by length, secondary structure and size"
     default_model = "proteins/backbones"
     properties: ClassVar[Mapping[str, Property]] = {
         "length": Property("residues", "number of residues; any model can be asked for it"),
@@ -180,6 +183,22 @@ class Proteins(Domain):
 
         return build_objective(config)
 
+    def predictor_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        from domains.proteins.sequence_encoding import is_sequence_model
+        from domains.proteins.sequence_networks import content_config
+
+        return (
+            content_config(config)
+            if is_sequence_model(config)
+            else super().predictor_config(config)
+        )
+
+    def predictor(self, config: Mapping[str, Any]) -> PropertyPredictor:
+        from domains.proteins.sequence_encoding import is_sequence_model
+        from domains.proteins.sequence_networks import content_predictor
+
+        return content_predictor(config) if is_sequence_model(config) else super().predictor(config)
+
     def guides(self) -> Mapping[str, Guide]:
         from domains.proteins.guidance import GUIDES
 
@@ -236,17 +255,26 @@ class Proteins(Domain):
 
     def read(self, path: str | Path, dropped: list[InputError] | None = None) -> list[Chain]:
         from domains.proteins.ensembles import read_ensemble
+        from domains.proteins.residue_data import is_fasta, read_sequences
 
+        if is_fasta(path):
+            return read_sequences(path, dropped)
         result = read_ensemble(path)
         if dropped is not None:
             dropped.extend(result.dropped)
         return result.chains
 
     def write(self, records: Sequence[Chain], folder: Path) -> list[Path]:
-        """All backbones as models of ``backbones.pdb``; each in a file of its own in ``pdb/``."""
+        """All backbones as models of ``backbones.pdb``; each in a file of its own in ``pdb/``.
+
+        Sequences without structures are one file, ``sequences.fasta``.
+        """
         from domains.proteins.ensembles import write_ensemble
         from domains.proteins.io import write_fasta, write_pdb
+        from domains.proteins.residue_data import are_sequences
 
+        if are_sequences(records):
+            return [write_fasta(folder / "sequences.fasta", records)]
         files = [write_ensemble(folder / "backbones.pdb", records)]
         single = folder / "pdb"
         single.mkdir(exist_ok=True)
@@ -270,7 +298,11 @@ class Proteins(Domain):
 
     def describe(self, records: Sequence[Chain]) -> list[dict[str, Any]]:
         from domains.proteins.evaluators import rows
+        from domains.proteins.evaluators.designs import design_rows
+        from domains.proteins.residue_data import are_sequences
 
+        if are_sequences(records):
+            return design_rows(records)
         columns = ("length", "helix", "strand", "rg_ratio", "clashes", "contact_order", "dssp")
         return [{k: row[k] for k in columns} for row in rows(records)]
 
@@ -281,12 +313,16 @@ class Proteins(Domain):
         jobs: int = -1,
         progress: Progress | None = None,
     ) -> list[OracleAnswer]:
-        """DSSP and the radius of gyration."""
+        """DSSP and the radius of gyration; of sequences alone what the GOR method guesses."""
         import math
         import time
 
         from domains.proteins.evaluators import rows
+        from domains.proteins.evaluators.designs import guesses
+        from domains.proteins.residue_data import are_sequences
 
+        if are_sequences(records):
+            return guesses(records, properties)
         answers = []
         for i, chain in enumerate(records):
             begin = time.monotonic()
@@ -305,7 +341,11 @@ class Proteins(Domain):
 
     def evaluate(self, records: Sequence[Chain], thorough: bool = False) -> dict[str, float]:
         from domains.proteins.evaluators import evaluate
+        from domains.proteins.evaluators.designs import design_metrics
+        from domains.proteins.residue_data import are_sequences, held_out_sequences
 
+        if are_sequences(records):
+            return design_metrics(records, held_out_sequences(500) if thorough else None)
         return evaluate(list(records), self.held_out(500) if thorough else None, thorough=thorough)
 
     def held_out(self, n: int) -> list[Chain]:
@@ -323,19 +363,28 @@ class Proteins(Domain):
 
     def picture(self, record: Chain) -> str:
         from domains.proteins.pictures import svg
+        from domains.proteins.residue_data import are_sequences
+        from domains.proteins.sequence_pictures import sequence_svg
 
-        return svg(record)
+        return sequence_svg(record) if are_sequences([record]) else svg(record)
 
     def viewer(self, records: Sequence[Chain]) -> str:
         from domains.proteins.pictures import viewer_html
+        from domains.proteins.residue_data import are_sequences
 
+        if are_sequences(records):
+            return ""
         return viewer_html(records)
 
     def plots(self, records: Sequence[Chain]) -> list[tuple[str, str]]:
-        """Torsions of all chains; contacts of the first few."""
+        """Torsions of all chains; contacts of the first few. Of sequences their composition."""
         from domains.proteins.evaluators.ramachandran import RamachandranGrids
         from domains.proteins.pictures import contact_map_svg, ramachandran_svg
+        from domains.proteins.residue_data import are_sequences
+        from domains.proteins.sequence_pictures import composition_plot
 
+        if are_sequences(records):
+            return [composition_plot(records)]
         try:
             grids, behind = RamachandranGrids.load(), "; behind them what is favoured and allowed"
         except InputError:

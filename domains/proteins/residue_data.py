@@ -29,9 +29,10 @@ from sciflow.errors import InputError
 
 __all__ = [
     "SequenceTable",
+    "are_sequences",
     "from_chains",
     "from_fasta",
-    "has_structure",
+    "held_out_sequences",
     "is_fasta",
     "read_sequences",
     "sequence_chain",
@@ -166,9 +167,11 @@ def sequence_chain(sequence: str, name: str = "", given: NDArray[np.bool_] | Non
     return Chain(np.full((n, 4, 3), np.nan, np.float32), sequence, name, given=given)
 
 
-def has_structure(chain: Chain) -> bool:
-    """Whether any atom has a place."""
-    return bool(np.isfinite(chain.backbone).any())
+def are_sequences(chains: Sequence[Chain]) -> bool:
+    """Whether these are chains with residues named and no atom anywhere; false for none."""
+    return bool(chains) and all(
+        set(chain.sequence) - {"X"} and not np.isfinite(chain.backbone).any() for chain in chains
+    )
 
 
 def read_sequences(path: str | Path, dropped: list[InputError] | None = None) -> list[Chain]:
@@ -178,6 +181,15 @@ def read_sequences(path: str | Path, dropped: list[InputError] | None = None) ->
         InputError: see :func:`domains.proteins.fasta.read_fasta`.
     """
     return [sequence_chain(sequence, name) for name, sequence in read_fasta(path, dropped)]
+
+
+def held_out_sequences(n: int) -> list[Chain]:
+    """At most ``n`` of the test part of ``uniref``, spread evenly; empty without the data."""
+    if shared_data() is None:
+        return []
+    table = uniref().part("test")
+    rows = range(0, len(table), max(1, len(table) // max(n, 1)))
+    return [sequence_chain(table.sequences[i], table.names[i]) for i in rows][:n]
 
 
 def _table(records: Sequence[tuple[str, str]], name: str) -> SequenceTable:

@@ -13,15 +13,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from domains.proteins.chain import ALPHABET
+from domains.proteins.content_network import ContentNetwork
 from domains.proteins.sequence_encoding import FIELD
 from sciflow.denoisers import NetworkDenoiser
+from sciflow.errors import InputError
 from sciflow.networks.tokens import TokenTransformer
 from sciflow.objectives import DenoisingObjective, LossWeight
 from sciflow.paths import CategoricalPath, Path
+from sciflow.predictors import PropertyPredictor
 from sciflow.schedules import schedule_from_config
 from sciflow.spaces import Tokens
 
-__all__ = ["SEQUENCE_PRESETS", "sequence_denoiser", "sequence_objective", "sequence_paths"]
+__all__ = [
+    "SEQUENCE_PRESETS",
+    "content_config",
+    "content_predictor",
+    "sequence_denoiser",
+    "sequence_objective",
+    "sequence_paths",
+]
+
+_CONTENT = {"dim": 64, "depth": 2, "heads": 4, "window": 8, "dropout": 0.1}
 
 SEQUENCE_PRESETS: dict[str, dict[str, Any]] = {
     "sequences": {
@@ -63,3 +75,25 @@ def sequence_objective(config: Mapping[str, Any]) -> DenoisingObjective:
         drop_each=0.3,
         levels={FIELD: LossWeight("elbo")},
     )
+
+
+def content_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a predictor of what the data of ``config`` know: helix and strand.
+
+    Raises:
+        InputError: the data know neither.
+    """
+    labels = config.get("labels") or {}
+    if not labels:
+        raise InputError(
+            "a predictor learns from sequences whose secondary structure is known; train it with "
+            "--data backbones, or on a folder of structures"
+        )
+    kept = ("domain", "dataset", "encoding", "paths", "objective")
+    return {**{k: config[k] for k in kept}, "predicts": dict(labels), "network": dict(_CONTENT)}
+
+
+def content_predictor(config: Mapping[str, Any]) -> PropertyPredictor:
+    """The predictor that :func:`content_config` describes, with fresh weights."""
+    network = ContentNetwork((FIELD, len(ALPHABET) + 1), config["predicts"], **config["network"])
+    return PropertyPredictor(network, sequence_paths(config), config["predicts"])

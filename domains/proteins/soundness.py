@@ -10,6 +10,7 @@ import numpy as np
 
 from domains.proteins.chain import Chain
 from domains.proteins.evaluators.clashes import ca_clashes
+from domains.proteins.residue_data import are_sequences
 
 __all__ = ["verdict"]
 
@@ -21,6 +22,9 @@ def verdict(chain: Chain) -> str:
     """Empty if the chain is sound, else why not."""
     if not len(chain):
         return "no residues"
+    if are_sequences([chain]):
+        unknown = chain.sequence.count("X")
+        return f"{unknown} residues are not designed" if unknown else ""
     if not chain.complete:
         return "atoms are missing or not finite"
     x = chain.backbone.astype(np.float64)

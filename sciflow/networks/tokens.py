@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sciflow.denoisers import Network
-from sciflow.networks.embeddings import ConditionEmbedding, embed
+from sciflow.networks.embeddings import ConditionEmbedding
 from sciflow.state import Context
 
 __all__ = ["TokenTransformer", "TokenTrunk"]
