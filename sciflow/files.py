@@ -6,15 +6,26 @@ import gzip
 import json
 import os
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from sciflow.errors import InputError
 
-__all__ = ["file_kind", "read_text", "write_atomically", "write_json", "writing"]
+if TYPE_CHECKING:
+    from numpy.lib.npyio import NpzFile
+
+__all__ = [
+    "file_kind",
+    "read_text",
+    "reading_arrays",
+    "write_atomically",
+    "write_json",
+    "writing",
+]
 
 
 def read_text(path: str | Path, what: str = "data of this field") -> str:
@@ -88,6 +99,30 @@ def file_kind(path: str | Path, known: Collection[str]) -> str:
             path,
         )
     return suffix.lower()
+
+
+@contextmanager
+def reading_arrays(path: str | Path, what: str) -> Iterator[NpzFile]:
+    """The arrays of an ``.npz`` by name, nothing of it unpickled.
+
+    Args:
+        path: the file.
+        what: it should be, for messages: "a table of chains".
+
+    Raises:
+        InputError: no such file, a damaged one, or one in which the block finds no such arrays, or
+            arrays that do not fit together.
+    """
+    import numpy as np
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("no such file", path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            yield file
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"not {what} ({error})", path) from error
 
 
 @contextmanager

@@ -7,7 +7,6 @@ the source data can train from it.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from domains.molecules.molecule import Molecule
 from sciflow.errors import InputError
-from sciflow.files import writing
+from sciflow.files import reading_arrays, writing
 
 __all__ = ["MoleculeTable", "split"]
 
@@ -226,22 +225,17 @@ class MoleculeTable:
         Raises:
             InputError: no such file, or not a whole table.
         """
-        if not Path(path).is_file():
-            raise InputError("no such file", path)
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls(
-                    **{key: file[key] for key in _ARRAYS},
-                    properties={
-                        key.removeprefix(_PROPERTY): file[key]
-                        for key in file.files
-                        if key.startswith(_PROPERTY)
-                    },
-                    smiles=file["smiles"].tolist() if "smiles" in file.files else None,
-                    name=str(file["name"]),
-                )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"not a table of molecules ({error})", path) from error
+        with reading_arrays(path, "a table of molecules") as file:
+            return cls(
+                **{key: file[key] for key in _ARRAYS},
+                properties={
+                    key.removeprefix(_PROPERTY): file[key]
+                    for key in file.files
+                    if key.startswith(_PROPERTY)
+                },
+                smiles=file["smiles"].tolist() if "smiles" in file.files else None,
+                name=str(file["name"]),
+            )
 
 
 def split(table: MoleculeTable, seed: int = 0) -> dict[str, NDArray[np.int64]]:

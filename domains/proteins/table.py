@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from domains.proteins.chain import ALPHABET, Chain
 from sciflow.errors import InputError
-from sciflow.files import writing
+from sciflow.files import reading_arrays, writing
 
 __all__ = ["DSSP_CODES", "ChainTable", "split"]
 
@@ -268,14 +267,9 @@ class ChainTable:
         Raises:
             InputError: no such file, or not a whole table.
         """
-        if not Path(path).is_file():
-            raise InputError("no such file", path)
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                values: dict[str, Any] = {key: file[key] for key in file.files}
+        with reading_arrays(path, "a table of chains") as file:
+            values: dict[str, Any] = {key: file[key] for key in file.files}
             return cls(**{**values, "name": str(values["name"])})
-        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"not a table of chains ({error})", path) from error
 
 
 def split(

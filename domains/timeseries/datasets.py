@@ -25,7 +25,6 @@ The other sets of TSDiff and of gluonts are fetched on first use
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -38,6 +37,7 @@ from domains.timeseries.series import Series
 from domains.timeseries.task import ForecastTask, rolling_task
 from sciflow.data import shared_data
 from sciflow.errors import InputError
+from sciflow.files import reading_arrays
 
 __all__ = ["TASKS", "ForecastTask", "read_series"]
 
@@ -146,15 +146,8 @@ def read_series(name: str, folder: str | Path | None = None) -> list[Series]:
         raise InputError(f"the data set needs {name}.npz; set SCIFLOW_DATA to the folder of shared "
                          "data")  # fmt: skip
     path = (Path(folder) if folder is not None else Path(str(root)) / "timeseries") / f"{name}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            data = {key: file[key] for key in file.files}
-    except FileNotFoundError:
-        raise InputError(
-            "no such file; set SCIFLOW_DATA to the folder of shared data", path
-        ) from None
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
-        raise InputError(f"not a prepared data set ({error})", path) from error
+    with reading_arrays(path, "a prepared data set") as file:
+        data = {key: file[key] for key in file.files}
     freq, offsets = str(data["freq"]), data["offsets"]
     covariates = data.get("covariates")
     names: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from domains.timeseries.imputed import ImputationLike
 from domains.timeseries.series import Series
 from sciflow.errors import InputError
-from sciflow.files import writing
+from sciflow.files import reading_arrays, writing
 
 __all__ = ["Gaps", "load_gaps", "save_gaps"]
 
@@ -65,9 +65,9 @@ def load_gaps(series: Sequence[Series], path: str | Path) -> list[Gaps]:
     """Read back what :func:`save_gaps` wrote of these series.
 
     Raises:
-        InputError: the file is of other series.
+        InputError: the file is damaged, or of other series.
     """
-    with np.load(path, allow_pickle=False) as file:
+    with reading_arrays(path, "gaps that are filled") as file:
         sizes, values, paths = (file[k] for k in ("sizes", "values", "paths"))
     if sizes.tolist() != [int((~s.observed).sum()) for s in series]:
         raise InputError("not the gaps of these series", path)

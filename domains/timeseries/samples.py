@@ -27,7 +27,7 @@ from domains.timeseries.parquet import parquet_module
 from domains.timeseries.stamps import StampError, parse_stamps
 from domains.timeseries.writing import ForecastLike, write_table
 from sciflow.errors import InputError
-from sciflow.files import writing
+from sciflow.files import reading_arrays, writing
 
 __all__ = ["join_samples", "read_forecasts", "save_samples"]
 
@@ -191,13 +191,8 @@ def _interpolated(cells: Cells, rows: NDArray[np.int64], known: dict[float, str]
 
 
 def _arrays(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
-    if not path.is_file():
-        raise InputError("no such file", path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in keys}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"not a file of sample paths ({error})", path) from error
+    with reading_arrays(path, "a file of sample paths") as file:
+        return {key: file[key] for key in keys}
 
 
 def _long(f: ForecastLike) -> pd.DataFrame:

@@ -5,10 +5,18 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sciflow.errors import InputError
-from sciflow.files import file_kind, read_text, write_atomically, write_json, writing
+from sciflow.files import (
+    file_kind,
+    read_text,
+    reading_arrays,
+    write_atomically,
+    write_json,
+    writing,
+)
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
@@ -50,3 +58,31 @@ def test_the_suffix_tells_the_kind(name: str) -> None:
 def test_another_suffix_is_refused_with_those_allowed(name: str) -> None:
     with pytest.raises(InputError, match=r"unknown kind of file .*allowed: \.sdf, \.xyz"):
         file_kind(name, (".sdf", ".xyz"))
+
+
+def test_arrays_come_back_and_damage_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with writing(path) as f:
+        np.savez(f, x=np.arange(500.0))
+    with reading_arrays(path, "a table") as file:
+        np.testing.assert_array_equal(file["x"], np.arange(500.0))
+    with (
+        pytest.raises(InputError, match=r"a\.npz: not a table .*y is not a file"),
+        reading_arrays(path, "a table") as file,
+    ):
+        file["y"]
+    with (
+        pytest.raises(InputError, match="none: no such file"),
+        reading_arrays(tmp_path / "none", "a table"),
+    ):
+        pass
+    whole = path.read_bytes()
+    pickled = tmp_path / "pickled.npz"
+    np.savez(pickled, x=np.array([{}], object))
+    for content in (whole[:-40], b"", b"text", pickled.read_bytes()):
+        path.write_bytes(content)
+        with (
+            pytest.raises(InputError, match="not a table"),
+            reading_arrays(path, "a table") as file,
+        ):
+            file["x"]
