@@ -84,7 +84,10 @@ class Network(nn.Module, ABC):
 
 
 def network_inputs(
-    paths: Mapping[str, Path], state: State, times: Mapping[str, Tensor]
+    paths: Mapping[str, Path],
+    state: State,
+    times: Mapping[str, Tensor],
+    network: nn.Module | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], torch.dtype]:
     """What a network sees of noisy fields: (inputs, levels, the type of continuous fields).
 
@@ -92,9 +95,11 @@ def network_inputs(
         paths: one a field.
         state: the fields.
         times: of each field, ``[B]`` or one an element.
+        network: whose type counts where all fields are tokens.
     """
     floating = [x.dtype for x in state.values() if x.is_floating_point()]
-    dtype = floating[0] if floating else torch.get_default_dtype()
+    weights = iter(()) if network is None else network.parameters()
+    dtype = floating[0] if floating else next((w.dtype for w in weights), torch.get_default_dtype())
     inputs = {name: path.network_input(state[name], times[name]) for name, path in paths.items()}
     levels = {name: path.level(times[name]).to(dtype) for name, path in paths.items()}
     return inputs, levels, dtype
@@ -137,7 +142,7 @@ class NetworkDenoiser(Denoiser):
         self, state: State, t: Times | float, previous: Prediction | None = None
     ) -> Prediction:
         times = field_times(t, state)
-        inputs, levels, dtype = network_inputs(self.paths, state, times)
+        inputs, levels, dtype = network_inputs(self.paths, state, times, self.network)
         feedback = None
         if self.self_conditioning and previous is not None:
             feedback = {

@@ -102,15 +102,16 @@ class Encoding:
             chains: backbones ``[n, 4, 3]`` in ångström.
             conditions: values of each property, one a chain.
         """
-        parts = [self._batch(chains[i : i + 512]) for i in range(0, len(chains), 512)]
-        longest = max(len(c) for c in chains)
+        # Of no chains at all (a small set has none to validate with) one empty batch.
+        parts = [self._batch(chains[i : i + 512]) for i in range(0, max(len(chains), 1), 512)]
+        longest = max((len(c) for c in chains), default=0)
         fields = {}
         for f in self.fields:
             wide = [torch.nn.functional.pad(
                         p[0][f], (0, 0) * (p[0][f].ndim - 2) + (0, longest - p[0][f].shape[1]))
                     for p in parts]  # fmt: skip
             fields[f] = torch.cat(wide).float()
-        lengths = torch.tensor([len(c) for c in chains])
+        lengths = torch.tensor([len(c) for c in chains], dtype=torch.long)
         values = {k: torch.as_tensor(np.asarray(v), dtype=torch.float32)
                   for k, v in conditions.items()}  # fmt: skip
         return PreparedData(fields, dict.fromkeys(self.fields, 1), lengths, values)

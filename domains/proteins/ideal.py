@@ -21,6 +21,10 @@ _LOOPS = ((_LEFT, _ALPHA, _STRAND, _STRAND), (_LEFT, _BRIDGE, _POLY, _STRAND))
 """Found by trying all loops of four such residues: helices lie side by side, 8 Å apart."""
 
 
+_HELICAL, _TURN = "AELKQRMIV", "GNSD"
+"""Letters of helices, and of turns: glycine, whose φ may be positive, and ends of helices."""
+
+
 def chain_from_torsions(torsions: ArrayLike, name: str = "") -> Chain:
     """The chain of φ, ψ, ω in degrees, ``[N, 3]``, with mean bond angles.
 
@@ -35,9 +39,16 @@ def chain_from_torsions(torsions: ArrayLike, name: str = "") -> Chain:
 
 
 def helix_bundle(number: int = 0) -> Chain:
-    """Three helices of 12 to 15 residues joined by loops of four; each number makes another."""
+    """Three helices of 12 to 15 residues joined by loops of four; each number makes another.
+
+    Its sequence is one of many that would do: letters of helices at random.
+    """
     first, last = 12 + number % 4, 12 + (number // 4) % 4
     lean = 0.5 * math.sin(1.0 + number)
     helix = [(_HELIX[0] + lean, _HELIX[1] - lean, _HELIX[2])]
     torsions = [*(helix * first), *_LOOPS[0], *(helix * 14), *_LOOPS[1], *(helix * last)]
-    return chain_from_torsions(torsions, f"three helices of {first}, 14 and {last}")
+    letters = np.random.default_rng(number).choice([*_HELICAL], first + 14 + last)
+    a, b = first, first + 14
+    parts = ["".join(letters[:a]), "".join(letters[a:b]), "".join(letters[b:])]
+    chain = chain_from_torsions(torsions, f"three helices of {first}, 14 and {last}")
+    return chain.replace(sequence=_TURN.join(parts))

@@ -137,7 +137,9 @@ def denoise(
     model: Model, state: State, t: Any = None, previous: Prediction | None = None
 ) -> dict[str, Tensor]:
     """The clean estimate at ``t`` (0.5), in the state's own floating type."""
-    floating = next(x.dtype for x in state.values() if x.is_floating_point())
+    # Tokens have no type of their own; what they are asked for has.
+    numbers = (*state.values(), *state.context.conditions.values())
+    floating = next(x.dtype for x in numbers if x.is_floating_point())
     denoiser = double(model) if floating == torch.float64 else model.denoiser
     with torch.no_grad():
         return denoiser(state, 0.5 if t is None else t, previous).clean

@@ -1,4 +1,4 @@
-"""Proteins keep the contract of a domain, as angles and as frames."""
+"""Proteins keep the contract of a domain: as angles, as frames and as sequences."""
 
 from __future__ import annotations
 
@@ -42,3 +42,10 @@ class TestFrames(DomainContract):
     smaller: ClassVar = _SMALL
     record_precision = 3e-5
     examples = 8
+
+
+class TestSequences(DomainContract):
+    domain_name = "proteins"
+    preset = "sequences"
+    conditions = ("helix",)
+    smaller: ClassVar = {"network": {"dim": 32, "depth": 2, "heads": 2, "window": 3}}
