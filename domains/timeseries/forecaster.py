@@ -215,15 +215,11 @@ class Forecaster:
         self, group: Sequence[Series], horizon: int, samples: int, drawer: PathDrawer
     ) -> list[np.ndarray]:
         """Paths ``[S, H, C]`` of each series; several at once, which is faster."""
-        windows, owner, streams = [], [], []
-        joint = [part for s in group for part in self._parts(s)]
-        for k, s in enumerate(joint):
-            windows.append(_tail(s, self.context))
-            owner.append(k)
-            streams.append(stream_of(f"{s.name} {s.index[-1]}"))
-        past = torch.stack(windows).repeat_interleave(samples, 0)
+        parts = [self._parts(s) for s in group]
+        joint = [part for channels in parts for part in channels]
+        past = torch.stack([_tail(s, self.context) for s in joint]).repeat_interleave(samples, 0)
+        streams = [stream for s in joint for stream in [_stream(s)] * samples]
         numbers = torch.arange(samples).repeat(len(joint))
-        rows = torch.tensor(streams).repeat_interleave(samples).tolist()
         # The steps before the first value of a short history do not exist.
         begin = torch.isfinite(past).any(2, keepdim=True).int().argmax(1, keepdim=True)
         blocks = []
@@ -234,12 +230,13 @@ class Forecaster:
             real = (torch.arange(y.shape[1])[:, None] >= begin).expand_as(y)
             told = self._told(joint, b * self.horizon, samples)
             # Each block has numbers of its own.
-            keys = [r ^ stream_of(f"block {b}") if b else r for r in rows]
-            y = drawer(y, given, real, told, keys, numbers, samples)
+            own = [k ^ stream_of(f"block {b}") if b else k for k in streams]
+            y = drawer(y, given, real, told, own, numbers, samples)
             blocks.append(y[:, self.context :])
             past, begin = y[:, self.horizon :], (begin - self.horizon).clamp(min=0)
         paths = torch.cat(blocks, 1)[:, :horizon].view(len(joint), samples, horizon, -1).numpy()
-        return self._joined(group, paths)
+        ends = np.cumsum([len(channels) for channels in parts])
+        return [np.concatenate(list(p), -1) for p in np.split(paths, ends[:-1])]
 
     def _refined(self, f: Forecast, s: Series, samples: int, drawer: PathDrawer,
                  how: Refinement) -> Forecast:  # fmt: skip
@@ -255,9 +252,9 @@ class Forecaster:
             given[:, self.context :] = False
             real = given.clone()
             real[:, self.context :] = True
-            stream = stream_of(f"{part.name} {part.index[-1]}")
-            drawn = drawer.refined(y, given, real, self._told([part], 0, samples),
-                                   [stream] * samples, torch.arange(samples), how)  # fmt: skip
+            streams, numbers = [_stream(part)] * samples, torch.arange(samples)
+            told = self._told([part], 0, samples)
+            drawn = drawer.refined(y, given, real, told, streams, numbers, how)
             joined.append(drawn[:, self.context : self.context + horizon].numpy())
         calls = how.iterations + len(drawer.sampler.plan(self.model.denoiser))
         return Forecast(s.name, s.channels, f.index, np.concatenate(joined, -1), calls, s)
@@ -271,14 +268,6 @@ class Forecaster:
                 f"series {s.name!r} has {len(s.channels)} channels, the model takes {self.channels}"
             )
         return [s.channel(c) for c in s.channels]
-
-    def _joined(self, group: Sequence[Series], paths: np.ndarray) -> list[np.ndarray]:
-        joined, i = [], 0
-        for s in group:
-            n = len(self._parts(s))
-            joined.append(np.concatenate(list(paths[i : i + n]), -1))
-            i += n
-        return joined
 
     def _told(self, joint: Sequence[Series], shift: int, samples: int) -> Tensor | None:
         """Covariates of the windows that begin ``shift`` steps after the first ones."""
@@ -306,6 +295,11 @@ class Forecaster:
 def load_forecaster(model: str | Path = "timeseries") -> Forecaster:
     """The bundled forecaster of hourly series, another bundled one by name, or a folder."""
     return Forecaster.load(model)
+
+
+def _stream(s: Series) -> int:
+    """Whose random numbers the continuations of a series have."""
+    return stream_of(f"{s.name} {s.stamp(len(s) - 1)}")
 
 
 def _tail(s: Series, n: int) -> Tensor:

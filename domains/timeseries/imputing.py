@@ -39,7 +39,7 @@ def imputed(
         drawn = drawer(
             window, known[:, part], torch.ones_like(known[:, part]),
             None if every is None else every[:, part],
-            [stream_of(f"{s.name} {s.index[part.start]}")] * samples, numbers, samples,
+            [stream_of(f"{s.name} {s.stamp(part.start)}")] * samples, numbers, samples,
         )  # fmt: skip
         last = len(s) if end == len(s) else begin + stride + length // 4
         inside = slice(part.start, min(end, last))

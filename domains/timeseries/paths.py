@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from domains.timeseries.encoding import FIELD, batch_of
-from domains.timeseries.frame import Frame
+from domains.timeseries.encoding import FIELD, batch_of, values_of
 from domains.timeseries.methods import METHODS, SAMPLERS, Method, prepared
 from domains.timeseries.refining import Refinement
 from sciflow.errors import InputError, NonFiniteError
 from sciflow.model import Model
 from sciflow.random import Draws
 from sciflow.samplers import Sampler
-from sciflow.state import State
 
 __all__ = ["PathDrawer", "stream_of"]
 
@@ -87,46 +85,41 @@ class PathDrawer:
         Raises:
             NonFiniteError: the sampler lost a path.
         """
-        parts = []
-        # A number a row, 32 bits: the path's place on a long walk that begins at the stream's.
-        keys = _keys(streams, numbers)
-        for i in range(0, len(y), self.rows):
-            part = slice(i, i + self.rows)
+        config, keys = self.model.config, _keys(streams, numbers)
+
+        def drawn(part: slice) -> Tensor:
             told = None if covariates is None else covariates[part]
-            parts.append(self._drawn(y[part], given[part], real[part], told, keys[part],
-                                     (numbers[part] + 1) / (paths + 1)))  # fmt: skip
-        return torch.cat(parts)
+            denoiser, batch = prepared(
+                self.method, self.model.denoiser, y[part], given[part], real[part], told,
+                config["season"], config["lags"], (numbers[part] + 1) / (paths + 1),
+            )  # fmt: skip
+            known = {FIELD: batch[FIELD]} if batch.context.given else None
+            report = self.sampler(denoiser, batch.context, Draws(self.seed, keys[part]), known)
+            if bool(report.broken.any()):
+                raise NonFiniteError(f"a path was lost: {report.where}; try more steps")
+            return values_of(report.state[FIELD], batch.context)
+
+        return torch.where(given, y, self._in_parts(len(y), drawn))
 
     def refined(self, y: Tensor, given: Tensor, real: Tensor, covariates: Tensor | None,
                 streams: Sequence[int], numbers: Tensor, how: Refinement) -> Tensor:  # fmt: skip
         """The windows with what is not given moved from the values it has in ``y``."""
-        config, parts, keys = self.model.config, [], _keys(streams, numbers)
-        for i in range(0, len(y), self.rows):
-            part = slice(i, i + self.rows)
+        config, keys = self.model.config, _keys(streams, numbers)
+
+        def drawn(part: slice) -> Tensor:
             told = None if covariates is None else covariates[part]
             batch = batch_of(y[part], given[part], real[part], config["season"], config["lags"],
                              told)  # fmt: skip
-            draws = Draws(self.seed, keys[part])
-            x = how(self.model.denoiser, self.sampler, batch, draws)
-            parts.append(torch.where(given[part], y[part], _decoded(x, batch)))
-        return torch.cat(parts)
+            x = how(self.model.denoiser, self.sampler, batch, Draws(self.seed, keys[part]))
+            return values_of(x, batch.context)
 
-    def _drawn(self, y: Tensor, given: Tensor, real: Tensor, covariates: Tensor | None,
-               keys: Tensor, kappa: Tensor) -> Tensor:  # fmt: skip
-        config = self.model.config
-        denoiser, batch = prepared(self.method, self.model.denoiser, y, given, real, covariates,
-                                   config["season"], config["lags"], kappa)  # fmt: skip
-        known = {FIELD: batch[FIELD]} if batch.context.given else None
-        report = self.sampler(denoiser, batch.context, Draws(self.seed, keys), known)
-        if bool(report.broken.any()):
-            raise NonFiniteError(f"a path was lost: {report.where}; try more steps")
-        return torch.where(given, y, _decoded(report.state[FIELD], batch))
+        return torch.where(given, y, self._in_parts(len(y), drawn))
+
+    def _in_parts(self, n: int, drawn: Callable[[slice], Tensor]) -> Tensor:
+        """Values ``[n, L, C]``, as many rows at once as a network call takes."""
+        return torch.cat([drawn(slice(i, i + self.rows)) for i in range(0, n, self.rows)])
 
 
 def _keys(streams: Sequence[int], numbers: Tensor) -> Tensor:
+    """A number a row, 32 bits: the path's place on a long walk that begins at the stream's."""
     return (torch.tensor(streams) + numbers * 0x9E3779B1) & 0xFFFFFFFF
-
-
-def _decoded(x: Tensor, batch: State) -> Tensor:
-    anchor, scale = batch.context.extras["anchor"], batch.context.extras["scale"]
-    return Frame(anchor, scale, anchor, scale).decode(x)
