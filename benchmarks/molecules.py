@@ -33,8 +33,8 @@ import sciflow
 from domains.molecules.adapter import Molecules
 from domains.molecules.datasets import qm9_gfn2
 from domains.molecules.evaluators import Identities, evaluate, table
+from domains.molecules.oracle import XtbOracle
 from domains.molecules.table import MoleculeTable, split
-from domains.molecules.xtb import XtbOracle
 from sciflow.data import shared_data
 from sciflow.targets import Target
 

@@ -235,7 +235,7 @@ class Molecules(Domain):
         jobs: int = -1,
         progress: Progress | None = None,
     ) -> list[OracleAnswer]:
-        from domains.molecules.xtb import XtbOracle
+        from domains.molecules.oracle import XtbOracle
 
         answers = []
         oracle, chunk = XtbOracle(), 64
@@ -251,8 +251,8 @@ class Molecules(Domain):
     ) -> list[Relaxed]:
         """By GFN2-xTB; a molecule whose bonds break or form on the way has failed."""
         from domains.molecules.evaluators.relaxation import KCAL_PER_HARTREE
+        from domains.molecules.oracle import XtbOracle
         from domains.molecules.perceive import keeps_graph
-        from domains.molecules.xtb import XtbOracle
 
         relaxed: list[Relaxed] = []
         oracle, chunk = XtbOracle(), 64

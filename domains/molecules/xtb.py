@@ -1,4 +1,4 @@
-"""GFN2-xTB, the quantum chemistry that judges samples here, in this process through ``tblite``.
+"""GFN2-xTB, the quantum chemistry that judges samples here, of one molecule, through ``tblite``.
 
 Bannwarth, Ehlert, Grimme, J. Chem. Theory Comput. 15, 1652 (2019). The isotropic polarisability is
 the mean slope of the dipole in a field, α = ⅓ Σ_k [μ_k(+F e_k) − μ_k(−F e_k)] / 2F, F = 1e-3
@@ -9,14 +9,12 @@ Closed shells only, unless radicals are allowed; the charge is the sum of the fo
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from domains.molecules.guarded import guarded_map
 from domains.molecules.molecule import Molecule
 from domains.molecules.relaxation import kabsch_rmsd, lbfgs
 from sciflow.errors import InputError, SciflowError
@@ -26,10 +24,8 @@ __all__ = [
     "DEBYE",
     "HARTREE",
     "PROPERTIES",
-    "OracleResult",
     "Relaxation",
     "XtbError",
-    "XtbOracle",
     "relax",
     "single_point",
 ]
@@ -75,28 +71,6 @@ class Relaxation:
     max_gradient: float
     steps: int
     converged: bool
-
-
-@dataclass(frozen=True)
-class OracleResult:
-    """The oracle's answer for one molecule.
-
-    Attributes:
-        values: what was asked for; empty if it failed.
-        error: why it failed, or ``None``.
-        seconds: wall-clock time.
-        molecule: the relaxed structure, where relaxation was asked for.
-    """
-
-    values: dict[str, float]
-    error: str | None
-    seconds: float
-    molecule: Molecule | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether there are values."""
-        return self.error is None
 
 
 def single_point(
@@ -196,103 +170,6 @@ def relax(
         end.evaluations,
         end.converged,
     )
-
-
-class XtbOracle:
-    """GFN2-xTB as an oracle: properties of many molecules, in parallel, failures reported.
-
-    A molecule that cannot be computed (radical, no converged field, overrun, crash) has its reason
-    in its own result and takes no other with it.
-    """
-
-    name = "gfn2-xtb"
-    properties = PROPERTIES
-
-    def evaluate(
-        self,
-        molecules: Sequence[Molecule],
-        properties: Sequence[str] = ("gap", "dipole", "alpha"),
-        n_jobs: int = -1,
-        timeout: float = 30.0,
-        progress: bool = False,
-        *,
-        allow_radicals: bool = False,
-    ) -> list[OracleResult]:
-        """Properties of each structure as it stands, in order.
-
-        Args:
-            molecules: with positions.
-            properties: among :data:`PROPERTIES`.
-            n_jobs: worker processes; -1 is every core.
-            timeout: seconds for one molecule, enforced by killing its worker.
-            progress: show a bar with the rate.
-            allow_radicals: compute odd electron counts as doublets.
-
-        Raises:
-            InputError: a property that does not exist.
-        """
-        unknown = [name for name in properties if name not in PROPERTIES]
-        if unknown:
-            raise InputError(f"unknown property {unknown[0]!r}; allowed: {', '.join(PROPERTIES)}")
-        tasks = [(molecule, tuple(properties), allow_radicals) for molecule in molecules]
-        return _collect(_evaluate, tasks, n_jobs, timeout, progress)
-
-    def relax(
-        self,
-        molecules: Sequence[Molecule],
-        max_gradient: float = 5e-4,
-        max_steps: int = 200,
-        n_jobs: int = -1,
-        timeout: float = 60.0,
-        progress: bool = False,
-        *,
-        allow_radicals: bool = False,
-    ) -> list[OracleResult]:
-        """Relax each structure; values are ``energy``, ``energy_drop``, ``rmsd``, ``steps``.
-
-        A descent that does not reach ``max_gradient`` in ``max_steps`` is a failure.
-        """
-        tasks = [(m, max_gradient, max_steps, allow_radicals) for m in molecules]
-        return _collect(_relax, tasks, n_jobs, timeout, progress)
-
-
-def _collect(
-    function: Any, tasks: list[Any], n_jobs: int, timeout: float, progress: bool
-) -> list[OracleResult]:
-    from tqdm import tqdm
-
-    results: list[OracleResult | None] = [None] * len(tasks)
-    outcomes = guarded_map(function, tasks, n_jobs=n_jobs, timeout=timeout)
-    for outcome in tqdm(
-        outcomes, total=len(tasks), desc="GFN2-xTB", unit="mol", disable=not progress
-    ):
-        values, molecule = outcome.value if outcome.error is None else ({}, None)
-        results[outcome.index] = OracleResult(values, outcome.error, outcome.seconds, molecule)
-    return [result for result in results if result is not None]
-
-
-def _evaluate(task: tuple[Molecule, tuple[str, ...], bool]) -> tuple[dict[str, float], None]:
-    molecule, properties, allow_radicals = task
-    values = single_point(molecule, alpha="alpha" in properties, allow_radicals=allow_radicals)
-    if not all(np.isfinite(values[name]) for name in properties):
-        raise XtbError("a computed property is not finite")
-    return {name: values[name] for name in properties}, None
-
-
-def _relax(task: tuple[Molecule, float, int, bool]) -> tuple[dict[str, float], Molecule]:
-    molecule, max_gradient, max_steps, allow_radicals = task
-    end = relax(molecule, max_gradient, max_steps, allow_radicals=allow_radicals)
-    if not end.converged:
-        raise XtbError(
-            f"not relaxed after {end.steps} evaluations: gradient {end.max_gradient:.1e} Eh/bohr"
-        )
-    values = {
-        "energy": end.energy,
-        "energy_drop": end.energy_drop,
-        "rmsd": end.rmsd,
-        "steps": float(end.steps),
-    }
-    return values, end.molecule
 
 
 def _bohr(molecule: Molecule) -> NDArray[np.float64]:

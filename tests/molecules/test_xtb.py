@@ -10,6 +10,7 @@ import pytest
 
 from domains.molecules.guarded import guarded_map
 from domains.molecules.molecule import Molecule
+from domains.molecules.oracle import XtbOracle
 from domains.molecules.relaxation import kabsch_rmsd, lbfgs, model_hessian
 from domains.molecules.smiles import molecule_from_smiles
 from domains.molecules.xtb import (
@@ -18,7 +19,6 @@ from domains.molecules.xtb import (
     HARTREE,
     PROPERTIES,
     XtbError,
-    XtbOracle,
     relax,
     single_point,
 )

@@ -46,7 +46,7 @@ def relaxation_summary(
         (kcal/mol): over the converged ones. NaN where there are none. The mean is drawn by the few
         worst; quote the median with the converged share.
     """
-    from domains.molecules.xtb import XtbOracle
+    from domains.molecules.oracle import XtbOracle
 
     tried = list(molecules if most is None else molecules[:most])
     results = XtbOracle().relax(tried, n_jobs=n_jobs, timeout=timeout, progress=progress)
