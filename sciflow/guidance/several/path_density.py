@@ -6,6 +6,13 @@ With Ŷ = a x/s², Λ = a²/s² and q° the noise alone (see
     d log q_i/q° = ⟨D_i, dŶ⟩ − ½ (|D_i|² + tr_P V_i) dΛ,     ⟨u, v⟩ = uᵀ C⁻¹ v,
 
 where P are the directions in which the path has no noise: none for the reverse SDE, all for an ODE.
+
+On a manifold heat takes the place of noise, Λ = 1/σ² and x has no origin: with u_i = log_x D_i and
+dx = log_x x' the step of the reverse process from σ to σ',
+
+    d log q_i = ⟨u_i, dx⟩/σ'² − ½ |u_i|² (1/σ'² − 1/σ²),
+
+which in flat space is the formula above, measured from x.
 """
 
 from __future__ import annotations
@@ -18,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sciflow.paths import CategoricalPath, GaussianPath, Path
+from sciflow.paths import CategoricalPath, GaussianPath, GeodesicPath, Path
 from sciflow.state import Context, State
 
 __all__ = [
@@ -28,9 +35,11 @@ __all__ = [
     "free_elements",
     "free_numbers",
     "gram_matrix",
+    "has_density",
     "log_density",
     "log_gain",
     "noise_gain",
+    "point_gain",
     "shrink",
     "signal",
     "solve",
@@ -53,6 +62,15 @@ class Seen:
     clean: Tensor  # D_i, [B, M, ...]
     spread: Tensor | None  # tr V_i over directions without noise, [B, M]
     known: Tensor | None  # the same of N(0, σ_d² C), [B, 1]
+
+
+def has_density(path: Path) -> bool:
+    """Whether the density of a field can be followed: not that of a geodesic flow.
+
+    Given x_0 a flow's x_t is uniform in a ball, whose edge alone has a score, and the clean
+    estimate does not tell it.
+    """
+    return not isinstance(path, GeodesicPath) or path.kind == "diffusion"
 
 
 def shrink(path: GaussianPath, ratio: float) -> float:
@@ -177,10 +195,37 @@ def token_gain(path: Path, name: str, state: State, before: Tensor, parts: Seque
     )
 
 
+def point_gain(path: Path, name: str, state: State, before: Tensor, vectors: Tensor, sigma: float,
+               now: float) -> Tensor:  # fmt: skip
+    """The change of log q_i of a field of points of a manifold in a step, ``[B, M]``.
+
+    Args:
+        path: of the field, a diffusion.
+        name: of the field.
+        state: after the step.
+        before: points before it.
+        vectors: u_i of each model there, ``[B, M, ...]``.
+        sigma: of the heat there.
+        now: the same after it.
+    """
+    assert isinstance(path, GeodesicPath)
+    if now >= sigma:
+        return vectors.new_zeros(vectors.shape[:2])
+    moved = path.space.log(before.double(), state[name].double())
+    free = path.space.expand(free_elements(path, name, state.context), moved)
+    step, gained = moved * free / now**2, 1 / now**2 - 1 / sigma**2
+    return torch.stack(
+        [path.space.sum(u * step - 0.5 * gained * u**2 * free, state.context)
+         for u in vectors.unbind(1)], 1,
+    )  # fmt: skip
+
+
 def log_density(paths: Mapping[str, Path], state: State, t: float,
                 log_ratio: Mapping[str, Tensor], reference: Mapping[str, Tensor]
                 ) -> Tensor:  # fmt: skip
     """log q_i(x_t) = log N(x; 0, (a² σ_d² + s²) C) + what the sums of q_i exceed those of it by.
+
+    Fields of tokens and of points of a manifold count relative to pure noise.
 
     Args:
         paths: of the fields.

@@ -20,11 +20,12 @@ class Superposed(Prediction):
         parts: each model's own estimate.
         kappa: weights of every field, ``{name: [B, M]}``.
         log_ratio: log q_i/q° of every field, ``{name: [B, M]}``.
-        log_density: log q_i(x_t), nats, ``[B, M]`` (of continuous fields; of tokens relative to
-            the corruption).
+        log_density: log q_i(x_t), nats, ``[B, M]`` (of continuous fields; of tokens and points
+            relative to the corruption).
         reference: the same sums for N(0, σ_d²), whose density is known, ``{name: [B, 1]}``.
         seen: the call itself.
         symbols: of token fields (symbols, α, probabilities of each model).
+        points: of fields on a manifold (points, vectors to each model's estimate, σ).
     """
 
     parts: tuple[Prediction, ...]
@@ -34,6 +35,7 @@ class Superposed(Prediction):
     reference: dict[str, Tensor]
     seen: dict[str, Seen]
     symbols: dict[str, tuple[Tensor, float, tuple[Tensor, ...]]]
+    points: dict[str, tuple[Tensor, Tensor, float]]
 
     def index(self, rows: Tensor) -> Superposed:
         def each(x: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -47,6 +49,8 @@ class Superposed(Prediction):
         }  # fmt: skip
         symbols = {name: (x[rows], alpha, tuple(q[rows] for q in p))
                    for name, (x, alpha, p) in self.symbols.items()}  # fmt: skip
+        points = {name: (x[rows], u[rows], sigma)
+                  for name, (x, u, sigma) in self.points.items()}  # fmt: skip
         return Superposed(each(self.clean), tuple(p.index(rows) for p in self.parts),
                           each(self.kappa), each(self.log_ratio), self.log_density[rows],
-                          each(self.reference), seen, symbols)  # fmt: skip
+                          each(self.reference), seen, symbols, points)  # fmt: skip

@@ -10,7 +10,9 @@ noisy sample is what has been seen of x_0 so far, and
 with q° the noise alone, the same for all models; this is the paper's estimator in a clock in which
 it is finite in pure noise. The first holds where x moves with the noise of the reverse process
 (``ddpm``, or ``ddim`` with η = 1), the second along smooth paths (deterministic solvers, at one
-Jacobian trace a model and call). Tokens add log p_i(x_s | x_t) of their step.
+Jacobian trace a model and call). Tokens add log p_i(x_s | x_t) of their step, and so do points of a
+manifold under heat (``sde``; :mod:`~sciflow.guidance.several.path_density`). A geodesic flow tells
+no density: such a field follows the weights that the others give.
 
 ``or``       κ = softmax(T log q_i + l_i): T = 1 and l = log w samples the mixture Σ w_i q_i.
 ``and``      all log q_i + l_i stay equal: samples that all models find equally likely. The drift of
@@ -48,9 +50,11 @@ from sciflow.guidance.several.path_density import (
     free_elements,
     free_numbers,
     gram_matrix,
+    has_density,
     log_density,
     log_gain,
     noise_gain,
+    point_gain,
     signal,
     solve,
     speed,
@@ -59,7 +63,7 @@ from sciflow.guidance.several.path_density import (
 )
 from sciflow.guidance.several.spread import spread_without_noise, trace
 from sciflow.guidance.several.superposed import Superposed
-from sciflow.paths import CategoricalPath, GaussianPath
+from sciflow.paths import CategoricalPath, GaussianPath, GeodesicPath
 from sciflow.random import Draws
 from sciflow.samplers.hooks import Step
 from sciflow.state import State, Times
@@ -104,13 +108,18 @@ class Superposition(Denoiser):
         self.rule, self.form, self.temperature = rule, form, temperature
         self.offsets = torch.tensor(offsets or [0.0] * len(denoisers), dtype=torch.float64)
         self.per_field, self.draws = per_field, draws
-        self.followed = [n for n, p in self.paths.items()
-                         if isinstance(p, GaussianPath | CategoricalPath)]  # fmt: skip
+        self.followed = [n for n, p in self.paths.items() if has_density(p)]
         lost = [name for name in self.paths if name not in self.followed]
         if rule != "average" and (not self.followed or (per_field and lost)):
             raise InputError(
-                f"there is no density of field {lost[0]!r}, a point of a manifold, to weigh models "
-                "by; take per_field=False, or rule='average'"
+                f"a geodesic flow tells no density of field {lost[0]!r} to weigh models by; take "
+                "per_field=False, rule='average', or models trained as kind='diffusion'"
+            )
+        curved = [n for n in self.followed if isinstance(self.paths[n], GeodesicPath)]
+        if curved and form == "ode" and rule != "average":
+            raise InputError(
+                f"the density of field {curved[0]!r}, of points of a manifold, is followed along "
+                "the reverse process alone; take form='sde' and a stochastic method"
             )
         if rule == "and" and not any(isinstance(p, GaussianPath) for p in self.paths.values()):
             raise InputError("rule='and' moves continuous fields, and these models have none")
@@ -140,7 +149,8 @@ class Superposition(Denoiser):
         parts, spreads = self._ask(state, t, memory)
         with torch.no_grad():
             seen, symbols = self._see(state, t, parts, spreads)
-            log_ratio = self._follow(state, memory, seen, symbols)
+            points = self._points(state, t, parts)
+            log_ratio = self._follow(state, memory, seen, symbols, points)
             kappa = self._weights(state, t, log_ratio, seen)
             reference = self._reference(state, memory, seen)
             density = log_density(self.paths, state, t, log_ratio, reference)
@@ -158,7 +168,7 @@ class Superposition(Denoiser):
                 weights = list(kappa[name].unbind(1))
                 clean[name] = blend(path, state[name], answers, weights)
         self.latest = Superposed(clean, tuple(parts), kappa, log_ratio, density, reference, seen,
-                                 symbols)  # fmt: skip
+                                 symbols, points)  # fmt: skip
         return self.latest
 
     def after_step(self, step: Step) -> State:
@@ -234,6 +244,8 @@ class Superposition(Denoiser):
             return {}, {}
         for name in self.followed:
             path, x = self.paths[name], state[name]
+            if isinstance(path, GeodesicPath):
+                continue
             if isinstance(path, CategoricalPath):
                 alpha = float(path.keep(torch.tensor(t, dtype=torch.float64)))
                 symbols[name] = (x, alpha, tuple(p[name].double().softmax(-1) for p in parts))
@@ -246,20 +258,33 @@ class Superposition(Denoiser):
             seen[name] = Seen(y, ratio, clean, *cut)
         return seen, symbols
 
+    def _points(self, state: State, t: float, parts: Sequence[Prediction]
+                ) -> dict[str, tuple[Tensor, Tensor, float]]:  # fmt: skip
+        points = {}
+        for name in self.followed if self.rule != "average" else ():
+            path, x = self.paths[name], state[name].double()
+            if isinstance(path, GeodesicPath):
+                vectors = torch.stack([path.space.log(x, p[name].double()) for p in parts], 1)
+                points[name] = (x, vectors, float(path.scale(x.new_tensor(t))))
+        return points
+
     def _follow(self, state: State, memory: Superposed | None, seen: dict[str, Seen],
-                symbols: dict[str, tuple[Tensor, float, tuple[Tensor, ...]]]
-                ) -> dict[str, Tensor]:  # fmt: skip
+                symbols: dict[str, tuple[Tensor, float, tuple[Tensor, ...]]],
+                points: dict[str, tuple[Tensor, Tensor, float]]) -> dict[str, Tensor]:  # fmt: skip
         """log q_i/q° at this call."""
         zeros = torch.zeros(state.batch_size, len(self.denoisers), dtype=torch.float64,
                             device=state.device)  # fmt: skip
         if memory is None or self.rule == "average":
-            return dict.fromkeys(self.followed, zeros)
+            return dict.fromkeys(self.paths, zeros)
         answer = {}
         for name in self.followed:
             path, change = self.paths[name], zeros
             if isinstance(path, CategoricalPath):
                 x, alpha, p = memory.symbols[name]
                 change = change + token_gain(path, name, state, x, p, alpha, symbols[name][1])
+            elif isinstance(path, GeodesicPath):
+                x, u, sigma = memory.points[name]
+                change = change + point_gain(path, name, state, x, u, sigma, points[name][2])
             else:
                 change = log_gain(path, state.context, memory.seen[name], seen[name],
                                self.form)  # fmt: skip
