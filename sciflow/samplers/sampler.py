@@ -126,7 +126,7 @@ class Sampler(SamplerSettings):
             after: moves the state after every step, and after the ``after_step`` of a denoiser
                 that has one.
             differentiable: keep the graph of gradients, where they are enabled. Memory grows with
-                the calls; :func:`~sciflow.guidance.editing.initial_noise.differentiable_sample`
+                the calls; :func:`~sciflow.guidance.editing.differentiable.differentiable_sample`
                 keeps it small.
 
         Raises:

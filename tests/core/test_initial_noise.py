@@ -10,11 +10,8 @@ from torch import Tensor
 
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
-from sciflow.guidance.editing.initial_noise import (
-    differentiable_sample,
-    optimise_noise,
-    refine_noise,
-)
+from sciflow.guidance.editing.differentiable import differentiable_sample
+from sciflow.guidance.editing.initial_noise import optimise_noise, refine_noise
 from sciflow.paths import CategoricalPath, GaussianPath
 from sciflow.random import Draws
 from sciflow.samplers import Sampler

@@ -13,11 +13,11 @@ sets |x_T| = √d; its own norm is the same in many dimensions, and has the righ
 
     max  log f(x_0(x_T)) + w log p(r)/p(r*),    r = |x_T|,   log p(r) = (d − 1) log r − r²/2 + …,
 
-with few steps (one or two in DITTO-2) and each call of the network computed again on the way back,
-so that memory does not grow with them. The penalty is the density of the norm of noise, whose mode
-is r* = √(d − 1): the density of x_T itself would pull it to 0, which no noise ever is. It binds the
-norm alone. Steps are Adam's (Kingma & Ba 2015) with one second moment a sample and field, so that
-they turn with the sample and do not depend on padding or companions.
+with few steps (one or two in DITTO-2); see :mod:`sciflow.guidance.editing.differentiable`. The
+penalty is the density of the norm of noise, whose mode is r* = √(d − 1): the density of x_T itself
+would pull it to 0, which no noise ever is. It binds the norm alone. Steps are Adam's (Kingma & Ba
+2015) with one second moment a sample and field, so that they turn with the sample and do not depend
+on padding or companions.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from sciflow.denoisers import Denoiser, Prediction
+from sciflow.denoisers import Denoiser
 from sciflow.errors import InputError
-from sciflow.paths import CategoricalPath, GaussianPath, Path
+from sciflow.guidance.editing.differentiable import differentiable_sample
+from sciflow.paths import GaussianPath, Path
 from sciflow.random import Draws
 from sciflow.samplers import Sampler
-from sciflow.state import Context, State, Times
+from sciflow.state import Context, State
 
-__all__ = ["NoiseReport", "differentiable_sample", "optimise_noise", "refine_noise"]
+__all__ = ["NoiseReport", "optimise_noise", "refine_noise"]
 
 _FIRST, _SECOND = 0.9, 0.99
 """Decay of Adam's moments; the second is quicker than published, for rounds are few."""
@@ -217,70 +217,6 @@ def optimise_noise(
             moved = here + space.expand(pace, here).to(here.dtype) * first[name]
             fields[name] = torch.where(space.expand(sound, here), moved, best[name])
     return NoiseReport(best, calls, torch.stack(seen))
-
-
-def differentiable_sample(
-    sampler: Sampler,
-    denoiser: Denoiser,
-    context: Context,
-    draws: Draws,
-    start: Mapping[str, Tensor],
-    given: dict[str, Tensor] | None = None,
-    begin: float = 1.0,
-    recompute: bool = True,
-) -> tuple[State, Callable[[], int]]:
-    """The sampler's own run with its graph, where grad mode is on.
-
-    Args:
-        sampler: of few steps.
-        denoiser: the model, guided or not.
-        context: of the batch.
-        draws: of the batch.
-        start: fields at ``begin``.
-        given: values of given elements.
-        begin: where on the shared clock to begin.
-        recompute: keep no network's graph, but call it again on the way back.
-
-    Returns:
-        The clean state, tokens as the probabilities of the last estimate; and what counts the calls
-        so far, those on the way back included.
-    """
-    model = _Recomputed(denoiser, recompute)
-    state = sampler(model, context, draws, given=given, start=start, begin=begin,
-                    differentiable=True).state  # fmt: skip
-    assert model.last is not None
-    probabilities = {f: model.last[f].softmax(-1) for f, p in denoiser.paths.items()
-                     if isinstance(p, CategoricalPath)}  # fmt: skip
-    return state.replace(**probabilities), lambda: model.calls
-
-
-class _Recomputed(Denoiser):
-    """A denoiser that forgets its graph, and counts its calls."""
-
-    def __init__(self, denoiser: Denoiser, recompute: bool):
-        super().__init__()
-        self.denoiser, self.paths, self.recompute = denoiser, denoiser.paths, recompute
-        self.calls, self.last = 0, None
-        if (hook := getattr(denoiser, "after_step", None)) is not None:
-            self.after_step = hook
-
-    last: Prediction | None
-
-    def forward(
-        self, state: State, t: Times | float, previous: Prediction | None = None
-    ) -> Prediction:
-        def call(*fields: Tensor) -> dict[str, Tensor]:
-            self.calls += 1
-            asked = State(dict(zip(state, fields, strict=True)), state.context)
-            return self.denoiser(asked, t, previous).clean
-
-        if self.recompute and torch.is_grad_enabled():
-            clean = checkpoint(call, *state.values(), use_reentrant=False,
-                               preserve_rng_state=False)  # fmt: skip
-        else:
-            clean = call(*state.values())
-        self.last = Prediction(clean)
-        return self.last
 
 
 def _gaussian(paths: Mapping[str, Path]) -> dict[str, GaussianPath]:
