@@ -73,7 +73,10 @@ class Reference:
     def novelty(self, sequence: str) -> float:
         """Share of the sequence's words of six letters that no known sequence has; NaN if none."""
         own = kmers(sequence)
-        return float((~np.isin(own, self.words)).mean()) if len(own) else float("nan")
+        if not len(own) or not len(self.words):
+            return 1.0 if len(own) else float("nan")
+        place = np.searchsorted(self.words, own).clip(max=len(self.words) - 1)
+        return float((self.words[place] != own).mean())
 
 
 @lru_cache(maxsize=1)

@@ -14,6 +14,7 @@ judges sequences which a network was guided by without sharing its blind spots.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,17 +56,18 @@ class GOR:
             sequences: letters; others than the twenty are passed over.
             states: of :data:`STATES`, as long as the sequences.
         """
-        letters = [_letters(s) for s in sequences]
-        known = np.concatenate([*letters, np.zeros(0, np.int64)])
-        s = np.concatenate([*map(_states, states), np.zeros(0, np.int64)])
+        return self._fit([_letters(s) for s in sequences], [_states(t) for t in states])
+
+    def _fit(self, letters: Sequence[NDArray[Any]], states: Sequence[NDArray[Any]]) -> GOR:
+        none = np.zeros(0, np.int64)
+        known, s = np.concatenate([none, *letters]), np.concatenate([none, *states])
         if len(known) != len(s):
             raise ValueError(f"{len(known)} residues have {len(s)} states")
         rows = known < _K
+        windows = np.concatenate([_windows(none), *map(_windows, letters)])[rows]
         a, s = known[rows], s[rows]
         own = np.bincount(a * 3 + s, minlength=_K * 3).reshape(_K, 3) + 1.0
         self.own = np.log(own / own.sum(1, keepdims=True))
-        none = np.zeros((0, 2 * _REACH + 1), np.int64)
-        windows = np.concatenate([*map(_windows, letters), none])[rows]
         for m in range(2 * _REACH + 1):
             if m == _REACH:
                 continue
@@ -81,12 +83,10 @@ class GOR:
     @classmethod
     def of_table(cls, table: ChainTable, kappa: float = 200.0) -> GOR:
         """Counted on chains with DSSP states."""
-        letters, three = np.array([*ALPHABET, "X"]), np.array([*three_states(DSSP_CODES)])
-        ends = list(zip(table.offsets, table.offsets[1:], strict=False))
-        return cls(kappa).fit(
-            ["".join(letters[table.sequence[a:b]]) for a, b in ends],
-            ["".join(three[table.dssp[a:b]]) for a, b in ends],
-        )
+        three = _states(three_states(DSSP_CODES))[table.dssp]
+        ends = table.offsets[1:-1]
+        letters = np.minimum(table.sequence, _K).astype(np.int64)
+        return cls(kappa)._fit(np.split(letters, ends), np.split(three, ends))
 
     def scores(self, sequence: str) -> NDArray[np.float64]:
         """The sum above for every residue and state, ``[N, 3]``; unknown residues score 0."""
@@ -121,5 +121,7 @@ def _states(text: str) -> NDArray[np.int64]:
 
 def _windows(codes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Letters at −8 … 8 of every residue, ``[N, 17]``; 20 outside."""
+    if not len(codes):
+        return np.zeros((0, 2 * _REACH + 1), np.int64)
     padded = np.pad(codes, _REACH, constant_values=_K)
-    return np.lib.stride_tricks.sliding_window_view(padded, 2 * _REACH + 1)[: len(codes)]
+    return np.lib.stride_tricks.sliding_window_view(padded, 2 * _REACH + 1)
