@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -14,6 +15,7 @@ from sciflow.errors import InputError
 __all__ = [
     "FILE",
     "jobs",
+    "jobs_option",
     "names",
     "progress_bar",
     "report_dropped",
@@ -24,6 +26,7 @@ __all__ = [
 FILE = click.Path(path_type=Path)
 """Not checked by click: readers say more precisely what is wrong."""
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 _SHOWN = 20
 
 
@@ -41,6 +44,16 @@ def jobs(context: click.Context, parameter: click.Parameter, value: int) -> int:
     if value == -1 or value >= 1:
         return value
     raise click.BadParameter(f"{value}; give -1 for every core, or 1 or more")
+
+
+def jobs_option(whose: str = "") -> Callable[[_Command], _Command]:
+    """``--jobs``: how many worker processes.
+
+    Args:
+        whose: they are, for the help text.
+    """
+    text = f"Processes{whose}; -1 is every core."
+    return click.option("--jobs", type=int, callback=jobs, default=-1, show_default=True, help=text)
 
 
 def require_folder(folder: Path) -> None:

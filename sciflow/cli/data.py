@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sciflow.cli.common import FILE, jobs, report_dropped
+from sciflow.cli.common import FILE, jobs_option, report_dropped
 
 __all__ = ["data"]
 
@@ -23,14 +23,7 @@ def data(context: click.Context) -> None:
 @click.argument("domain")
 @click.argument("file", type=FILE)
 @click.option("-o", "--out", type=FILE, required=True, help="File to write (molecules: .npz).")
-@click.option(
-    "--jobs",
-    type=int,
-    callback=jobs,
-    default=-1,
-    show_default=True,
-    help="-1 is every core.",
-)
+@jobs_option()
 @click.option("--seed", type=int, default=7, show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many records.")
 def build(domain: str, file: Path, out: Path, jobs: int, seed: int, limit: int | None) -> None:

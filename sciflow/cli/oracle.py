@@ -8,7 +8,14 @@ from pathlib import Path
 
 import click
 
-from sciflow.cli.common import FILE, jobs, names, progress_bar, report_dropped, require_properties
+from sciflow.cli.common import (
+    FILE,
+    jobs_option,
+    names,
+    progress_bar,
+    report_dropped,
+    require_properties,
+)
 from sciflow.errors import InputError
 
 __all__ = ["oracle"]
@@ -20,14 +27,7 @@ __all__ = ["oracle"]
 @click.option("--properties", callback=names, metavar="NAMES",
               help="Comma-separated; default all of the domain's.")  # fmt: skip
 @click.option("-o", "--out", type=FILE, default="oracle.csv", show_default=True, help="CSV file.")
-@click.option(
-    "--jobs",
-    type=int,
-    callback=jobs,
-    default=-1,
-    show_default=True,
-    help="-1 is every core.",
-)
+@jobs_option()
 def oracle(domain: str, file: Path, properties: list[str] | None, out: Path, jobs: int) -> None:
     """Measure properties of the records of FILE, for molecules by GFN2-xTB.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sciflow.cli.common import FILE, jobs, progress_bar
+from sciflow.cli.common import FILE, jobs_option, progress_bar
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ __all__ = ["mean_error", "parse_range", "tune_guidance", "valid_share"]
 @click.option("--batch-size", type=click.IntRange(min=1),
               help="Changes speed and memory only; default 32 on a CPU, else 256.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-@click.option("--jobs", type=int, callback=jobs, default=-1, show_default=True,
-              help="Processes of the oracle; -1 is every core.")  # fmt: skip
+@jobs_option(" of the oracle")
 def tune_guidance(what: str, text: str, ranges: tuple[str, ...], targets: tuple[str, ...],
                   number: int, seed: int, budget: int, beam: int, refine: int, metric: str,
                   out: Path, steps: int | None, batch_size: int | None, device: str,
