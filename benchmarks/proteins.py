@@ -1,23 +1,23 @@
 """Protein backbones: ours beside held-out real chains and other generators' samples.
 
     python -m benchmarks.proteins [--quick] [--model-of NAME=FOLDER] [--compose RULE=NAME+NAME]
-                                  [--n 200] [--lengths 50-120] [--target NAME=VALUE] [--motifs 4]
+                                  [--n 200] [--lengths 50-120] [--target NAME=VALUE]
                                   [--work FOLDER] [--jobs 1] [--out FILE]
 
 Rows, all read or built as chains and judged by the same evaluators:
 
-* real chains of the test clusters, and the same residues in random order: torsions and bond angles
-  drawn one by one from real chains. That has a natural Ramachandran plot and no fold, and shows
-  which columns can be had for nothing;
+* real chains of the held-out clusters (valid and test), and the same residues in random order:
+  torsions and bond angles drawn one by one from real chains. That has a natural Ramachandran plot
+  and no fold, and shows which columns can be had for nothing;
 * samples of others (``proteins/peer_samples`` of the shared data): few, of other lengths;
 * ours: the bundled model, those of ``--model-of``, and superpositions of two of these
   (``--compose or=alpha+beta``; rules or, and, average).
 
 Lengths of ours are those of training chains within ``--lengths``. Samples are kept as PDB in
-``--work``, so an interrupted run goes on. CPU seconds hold all of sampling, one thread; those of
-others are quoted from our notes, measured on such a machine with their code, random weights and
-published numbers of steps. Novelty is the highest TM-score to a training chain, a lower bound
-(:func:`domains.proteins.evaluators.similarity.novelty`). Motifs: see ``--motifs``.
+``--work``, so an interrupted run goes on; unsound ones count. CPU seconds hold all of sampling, one
+thread; those of others are quoted from our notes, measured on such a machine with their code,
+random weights and published numbers of steps. Novelty is the highest TM-score to a training chain,
+a lower bound (:func:`domains.proteins.evaluators.similarity.novelty`).
 
 The last line is JSON: set → score.
 """
@@ -52,6 +52,7 @@ from sciflow.errors import InputError
 from sciflow.files import write_json
 from sciflow.targets import Target, parse_targets
 
+REAL = "real, held-out clusters"
 COLUMNS = {
     "chains": ("n", "{:.0f}"),
     "length": ("length", "{:.0f}"),
@@ -59,7 +60,8 @@ COLUMNS = {
     "rama_general_outlier": ("outl. %", "{:.1%}"),
     "bond_C-N": ("C-N Å", "{:.3f}"),
     "bond_C-N_sd": ("± Å", "{:.3f}"),
-    "clashes_per_100": ("clash/100", "{:.2f}"),
+    "clashes_per_100": ("CA clash/100", "{:.2f}"),
+    "backbone_clashes_per_100": ("atom clash/100", "{:.1f}"),
     "helix": ("helix", "{:.2f}"),
     "strand": ("strand", "{:.2f}"),
     "rg_ratio": ("Rg ratio", "{:.2f}"),
@@ -85,9 +87,13 @@ TRAINED = {"rg_ratio": 1.25, "coil": 0.6}
 """What training takes of whole chains; the real rows are filtered alike."""
 
 
-def real_chains(table: ChainTable, part: str, lengths: tuple[int, int], n: int) -> list[Chain]:
-    """At most ``n`` compact unbroken chains of one side of the split, evenly spread."""
-    found = table.subset(split(table)[part]).select(lengths, **TRAINED)
+def real_chains(
+    table: ChainTable, parts: Sequence[str], lengths: tuple[int, int], n: int
+) -> list[Chain]:
+    """At most ``n`` compact unbroken chains of sides of the split, evenly spread."""
+    sides = split(table)
+    rows = np.sort(np.concatenate([sides[part] for part in parts]))
+    found = table.subset(rows).select(lengths, **TRAINED)
     rows = np.unique(np.linspace(0, len(found) - 1, min(n, len(found))).round().astype(int))
     return [found[i] for i in rows]
 
@@ -156,7 +162,9 @@ def composed(text: str, models: Mapping[str, str]) -> tuple[str, sciflow.Model]:
         if name not in models:
             raise InputError(f"--compose {text}: no model {name!r}; give it by --model-of")
     model = sciflow.load(models[one])
-    return f"{one} {rule} {other}", model.guided("superposition", model=models[other], rule=rule)
+    both = model.guided("superposition", model=models[other], rule=rule)
+    both.digest = f"{model.digest}/{sciflow.load(models[other]).digest}"
+    return f"{one} {rule} {other}", both
 
 
 def judged(scores: Mapping[str, float], real: Mapping[str, float]) -> dict[str, bool]:
@@ -212,8 +220,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
 
     table = backbones()
-    known = real_chains(table, "train", (40, 128), 200 if options.quick else len(table))
-    real = real_chains(table, "test", (low, high), n)
+    known = real_chains(table, ["train"], (40, 128), 200 if options.quick else len(table))
+    real = real_chains(table, ["valid", "test"], (low, high), n)
     targets = {"length": Target(low, high), **parse_targets(options.target)}
     result: dict[str, dict[str, Any]] = {}
 
@@ -223,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     print("|".join(["", " set".ljust(36), *(f" {t} " for t, _ in COLUMNS.values()), ""]))
     print("|".join(["", "-" * 36, *("-" * (len(t) + 1) + ":" for t, _ in COLUMNS.values()), ""]))
-    row("real, test clusters", real)
+    row(REAL, real)
     row("real residues in random order", shuffled(real))
     for name, chains in peers().items():
         row(name, chains)
@@ -241,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, (short, long) in PEER_SECONDS.items():
         print(line(f"{name} (notes)", {"cpu_s_64": short, "cpu_s_128": long}))
     for name in ours:
-        verdict = judged(result[name], result["real, test clusters"])
+        verdict = judged(result[name], result[REAL])
         missed = [what for what, reached in verdict.items() if not reached]
         print(f"\n{name}: {sum(verdict.values())} of {len(verdict)} reached"
               + (f"; missed: {', '.join(missed)}" if missed else ""))  # fmt: skip

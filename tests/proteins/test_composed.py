@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
+import torch
 
 from domains.proteins.adapter import Proteins
 from domains.proteins.datasets import LOADERS, backbones, split
+from domains.proteins.encoding import Encoding
 from domains.proteins.evaluators.secondary_structure import secondary_structure
+from domains.proteins.networks import PRESETS
 from sciflow.data import shared_data
+from sciflow.model import Model
 
 needs_data = pytest.mark.skipif(shared_data() is None, reason="backbones.npz is not here")
 
@@ -37,3 +44,40 @@ def test_alpha_and_beta_are_what_they_say() -> None:
             assert {sides[text] for text in table.subset(rows).sequences} == {side}
     alpha, beta = (set(domain.dataset(n).sequences) for n in ("backbones-alpha", "backbones-beta"))
     assert not alpha & beta
+
+
+def tiny(folder: Path, seed: int) -> Path:
+    """Random weights, and the guides that the bundled model brings."""
+    config = {
+        **PRESETS["angles"],
+        "domain": "proteins",
+        "encoding": Encoding(("torsions", "bends")).config(),
+        "conditions": {},
+        "network": {"dim": 16, "pair_dim": 0, "depth": 1, "heads": 2},
+        "guides": ["contract:weight=0.4", "shape:iterations=2"],
+        "sampler": {"steps": 4, "method": "ddpm"},
+        "training": {"steps": seed},
+    }
+    torch.manual_seed(seed)
+    domain = Proteins()
+    denoiser = domain.denoiser(config)
+    with torch.no_grad():
+        # Fresh networks begin with layers of zeros, which would make all models one.
+        for p in denoiser.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    return Model(domain, denoiser, config, {"lengths": torch.tensor([30])}).save(folder / str(seed))
+
+
+@pytest.mark.parametrize("rule", ["or", "and", "average"])
+def test_two_models_of_angles_are_one(rule: str, tmp_path: Path) -> None:
+    """Under the guides of both; the sample of a number stays what it is in other company."""
+    one, other = (Model.from_folder(tiny(tmp_path, seed)) for seed in (1, 2))
+    both = one.guided("superposition", model=str(other.name), rule=rule)
+    made = both.sample(3, {"length": (20, 24)}, seed=5)
+    assert len(made.kept) == 3 and all(c.complete and c.unbroken for c in made.kept)
+    assert made.calls == 2 * 4
+    alone = both.sample(1, {"length": (20, 24)}, seed=5, first=2).records[0]
+    np.testing.assert_allclose(made.records[2].backbone, alone.backbone, atol=0.02)  # type: ignore[union-attr]
+    for model in (one, other):
+        single = model.sample(3, {"length": (20, 24)}, seed=5)
+        assert np.abs(single.records[2].backbone - made.records[2].backbone).max() > 0.1  # type: ignore[union-attr]
