@@ -57,26 +57,24 @@ class Reference:
     Attributes:
         letters: composition ``[20]``.
         trigram: counted on them.
-        words: sorted codes of all their words of six letters.
+        words: which words of six letters they hold, by code, bool ``[20⁶]``.
     """
 
     letters: NDArray[np.float64]
     trigram: NGram
-    words: NDArray[np.int64]
+    words: NDArray[np.bool_]
 
     @classmethod
     def of(cls, sequences: Sequence[str]) -> Reference:
         """Count ``sequences``."""
-        words = np.concatenate([np.zeros(0, np.int64), *map(kmers, sequences)])
-        return cls(composition(sequences), NGram(3).fit(sequences), np.unique(words))
+        words = np.zeros(20**_WORD, bool)
+        words[kmers("X".join(sequences))] = True
+        return cls(composition(sequences), NGram(3).fit(sequences), words)
 
     def novelty(self, sequence: str) -> float:
         """Share of the sequence's words of six letters that no known sequence has; NaN if none."""
         own = kmers(sequence)
-        if not len(own) or not len(self.words):
-            return 1.0 if len(own) else float("nan")
-        place = np.searchsorted(self.words, own).clip(max=len(self.words) - 1)
-        return float((self.words[place] != own).mean())
+        return float((~self.words[own]).mean()) if len(own) else float("nan")
 
 
 @lru_cache(maxsize=1)
@@ -203,9 +201,11 @@ def low_complexity(sequence: str) -> float:
 def kmers(sequence: str, k: int = _WORD) -> NDArray[np.int64]:
     """Codes of the words of ``k`` known letters in a sequence, in their order."""
     places = codes(sequence)
-    if len(places) < k:
+    n = len(places) - k + 1
+    if n < 1:
         return np.zeros(0, np.int64)
-    windows = np.lib.stride_tricks.sliding_window_view(places, k)
-    known = (windows >= 0).all(1)
-    found: NDArray[np.int64] = windows[known] @ (20 ** np.arange(k, dtype=np.int64))
-    return found
+    known, words = np.ones(n, bool), np.zeros(n, np.int64)
+    for i in range(k):
+        known &= places[i : i + n] >= 0
+        words = 20 * words + places[i : i + n]
+    return words[known]
