@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from sciflow.random import Draws
     from sciflow.state import Context, State
     from sciflow.targets import Target
+    from sciflow.tasks import Task
     from sciflow.training.prepared import TrainingData
 
 __all__ = [
     "DOMAINS",
     "Domain",
+    "Option",
     "OracleAnswer",
     "Progress",
     "Property",
@@ -50,6 +52,14 @@ class Property:
     """A quantity that can be asked for: its unit and one line of explanation."""
 
     unit: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class Option:
+    """Something that a task of a domain is told by: what stands for its value, and one line."""
+
+    metavar: str
     summary: str
 
 
@@ -92,6 +102,7 @@ class Domain(ABC):
         default_model: bundled model used where none is named.
         properties: what can be asked for as a target.
         requests: those of them that every model can be asked for, trained on them or not: sizes.
+        options: of tasks (:mod:`sciflow.tasks`), by name: ``--name`` of ``sciflow sample``.
         datasets: ``{name: one line}`` of data sets that :meth:`dataset` knows.
         packages: distributions whose versions a run records beside torch's and numpy's.
         training: ``steps``, ``batch_size`` and ``lr`` where ``sciflow train`` is not told them.
@@ -105,6 +116,7 @@ class Domain(ABC):
     packages: ClassVar[Sequence[str]] = ()
     training: ClassVar[Mapping[str, Any]] = {}
     requests: ClassVar[Sequence[str]] = ()
+    options: ClassVar[Mapping[str, Option]] = {}
 
     # --- training ---------------------------------------------------------------------------
 
@@ -193,6 +205,19 @@ class Domain(ABC):
         targets: Mapping[str, Target],
     ) -> Context:
         """Sizes and conditions of the samples to be drawn, one a row of ``draws``."""
+
+    def task(self, model: Model, options: Mapping[str, Any], targets: Mapping[str, Target]) -> Task:
+        """The task that options ask for; those given are among :attr:`options`.
+
+        Args:
+            model: that is to sample.
+            options: as text, or as Python objects where the domain takes them.
+            targets: what is asked for besides.
+
+        Raises:
+            InputError: a value that cannot be used, or options that do not go together.
+        """
+        raise InputError(f"{self.name} has no tasks")
 
     @abstractmethod
     def encode(self, config: Mapping[str, Any], records: Sequence[Any]) -> State:

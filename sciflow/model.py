@@ -26,7 +26,7 @@ from sciflow.checkpoints import Checkpoint, load_checkpoint, locate, save_checkp
 from sciflow.denoisers import Denoiser, NetworkDenoiser
 from sciflow.domain import Domain, Progress, get_domain
 from sciflow.errors import CheckpointError, InputError
-from sciflow.guidance import ClassifierFree, OracleReport, numbered
+from sciflow.guidance import ClassifierFree, OracleReport, noised, numbered
 from sciflow.guides import find_guide, parse_guide
 from sciflow.predictors import PropertyPredictor, load_predictor
 from sciflow.random import Draws
@@ -34,6 +34,7 @@ from sciflow.samplers import Sampler, SamplerReport
 from sciflow.schedules import Schedule, schedule_from_config
 from sciflow.state import Context, State
 from sciflow.targets import Target, as_targets
+from sciflow.tasks import Beginning, Task
 
 __all__ = ["Model", "Samples", "SamplingInterrupted", "bundled_models", "load"]
 
@@ -189,6 +190,7 @@ class Model:
         sampler: Mapping[str, Any] | None = None,
         device: str = "cpu",
         best_of: int = 1,
+        task: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> Samples:
         """Draw ``n`` samples, numbered from ``first``; sample i depends on (seed, i) alone.
@@ -208,6 +210,8 @@ class Model:
             best_of: candidates a sample, of which the sound one is kept in which the model's
                 predictor finds the targets likeliest; the first candidate is the sample that
                 ``best_of=1`` gives. Costs as many times the calls.
+            task: options of the domain (:attr:`sciflow.domain.Domain.options`), for instance
+                ``{"motif": "file.pdb", "contig": "10-40/A25-46/10-40"}`` of proteins.
             progress: told (samples done, n).
         """
         if n < 1:
@@ -235,13 +239,22 @@ class Model:
         run.sampler, run.targets, run.classifier_free = chosen, targets, (weight, between)
         for label, wrap in zip(self.guides, self._wraps, strict=True):
             guides[label] = denoiser = wrap(run, denoiser)
+        job = self._task(task or {}, asked)
+        if job is not None:
+            denoiser = job.guided(run, denoiser)
         denoiser = denoiser.to(device).eval()
         judge = self._judge(best_of, targets)
 
         begin, cpu = time.monotonic(), time.process_time()
         draws = Draws(seed, torch.arange(first, first + n))
-        context = numbered(self.domain.context(self.config, self.reference, draws, asked), draws)
+        context = (
+            self.domain.context(self.config, self.reference, draws, asked)
+            if job is None
+            else job.begin(draws).context
+        )
+        context = numbered(context, draws)
         records: list[Any | None] = [None] * n
+        columns: dict[str, list[float]] = {}
         dropped: dict[int, str] = {}
         calls, interrupted = 0.0, False
         costs: dict[str, dict[str, int]] = {}
@@ -250,19 +263,25 @@ class Model:
         done = 0
         try:
             for rows in batches:
-                part, best = _part(context, rows), torch.full((len(rows),), -math.inf)
+                own, best = draws.rows(rows), torch.full((len(rows),), -math.inf)
+                # A task lays its samples out anew: it knows what of them is padding.
+                part = Beginning(_part(context, rows)) if job is None else job.begin(own)
+                part = replace(part, context=numbered(part.context, own))
                 for candidate in range(best_of):
                     # A candidate is a sample of another seed, far from those that people choose.
                     its = Draws(seed + candidate * _CANDIDATES, draws.samples[rows])
                     with _counted(denoiser, self.denoiser) as made:
                         report = _sampled(
-                            denoiser, chosen, part.apply(lambda x: x.to(device)), its,
+                            denoiser, chosen, part, its, device,
                             _shared(progress, done, len(rows), n * best_of),
                         )  # fmt: skip
                     done += len(rows)
                     calls += made[0] / len(rows) if rows is batches[0] else 0
                     state = report.state.to("cpu")
                     decoded = self.domain.decode(self.config, state)
+                    told: list[Mapping[str, float]] = [{}] * len(decoded)
+                    if job is not None:
+                        decoded, told = map(list, zip(*job.finish(decoded, own), strict=True))
                     score = judge(state, decoded)
                     for i, (row, record) in enumerate(zip(rows.tolist(), decoded, strict=True)):
                         if candidate and not score[i] > best[i]:
@@ -270,6 +289,8 @@ class Model:
                         best[i] = score[i]
                         dropped.pop(first + row, None)
                         records[row] = record
+                        for name, value in told[i].items():
+                            columns.setdefault(name, [math.nan] * n)[row] = value
                         if i in report.reasons:
                             records[row] = None
                             dropped[first + row] = f"not finite: {report.reasons[i]}"
@@ -293,6 +314,7 @@ class Model:
                 "first": first,
                 "seed": seed,
                 "targets": {k: str(v) for k, v in asked.items()},
+                **({"task": {k: str(v) for k, v in task.items()}} if task else {}),
                 "guidance": weight,
                 "guidance_interval": list(between),
                 "guides": list(self.guides),
@@ -309,6 +331,7 @@ class Model:
             self.domain,
             time.process_time() - cpu,
             {k: _same_size_error(context.lengths, v, self.reference, k) for k, v in wanted.items()},
+            columns,
         )
         if interrupted:
             raise SamplingInterrupted(samples)
@@ -367,6 +390,15 @@ class Model:
         """
         predictor = load_predictor(name or self.name or self.domain.default_model)
         return predictor.reschedule(_schedules(self.config)).eval()
+
+    def _task(self, options: Mapping[str, Any], targets: Mapping[str, Target]) -> Task | None:
+        known = self.domain.options
+        if unknown := [name for name in options if name not in known]:
+            raise InputError(
+                f"{self.domain.name} cannot be asked for {unknown[0]!r}; it has: "
+                f"{', '.join(known) or 'no tasks'}"
+            )
+        return self.domain.task(self, options, targets) if options else None
 
     def _judge(
         self, best_of: int, targets: Mapping[str, Target]
@@ -463,13 +495,22 @@ def _counted(denoiser: Denoiser, base: Denoiser) -> Iterator[list[int]]:
             hook.remove()
 
 
-def _sampled(denoiser: Denoiser, sampler: Sampler, context: Context, draws: Draws,
+def _sampled(denoiser: Denoiser, sampler: Sampler, begin: Beginning, draws: Draws, device: str,
              progress: Callable[[int, int], None] | None) -> SamplerReport:  # fmt: skip
     """A run of the sampler, or of a guidance that has the run in its own hands."""
+    context = begin.context.apply(lambda x: x.to(device))
+    given = {f: x.to(device) for f, x in begin.given.items()}
     own: Callable[..., SamplerReport] | None = getattr(denoiser, "sample", None)
     if own is not None:
+        if given or begin.start is not None:
+            raise InputError("particles begin from noise alone: this guide cannot serve the task")
         return own(sampler, context, draws, progress=progress)
-    return sampler(denoiser, context, draws, progress=progress)
+    start = None
+    if begin.start is not None:
+        clean = State({f: x.to(device) for f, x in begin.start.items()}, context)
+        start = noised(denoiser.paths, clean, begin.time, draws).fields
+    return sampler(denoiser, context, draws, given=given or None, progress=progress, start=start,
+                   begin=begin.time)  # fmt: skip
 
 
 def _calls(guide: Denoiser) -> dict[str, int]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sciflow.domain import Domain, OracleAnswer, Progress, Property
+from sciflow.domain import Domain, Option, OracleAnswer, Progress, Property
 from sciflow.errors import InputError
 from sciflow.targets import Target
 
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from domains.proteins.table import ChainTable
     from sciflow.denoisers import NetworkDenoiser
     from sciflow.guides import Guide
+    from sciflow.model import Model
     from sciflow.objectives import DenoisingObjective
     from sciflow.predictors import PropertyPredictor
     from sciflow.random import Draws
     from sciflow.state import Context, State
+    from sciflow.tasks import Task
     from sciflow.training.prepared import PreparedData
 
 __all__ = ["Proteins"]
@@ -53,6 +55,14 @@ class Proteins(Domain):
     }
     packages = ("mdtraj", "biopython", "tmtools")
     requests = ("length",)
+    options: ClassVar[Mapping[str, Option]] = {
+        "motif": Option("FILE", "PDB or mmCIF file of a motif to build chains around."),
+        "contig": Option("TEXT", 'What of it is kept and built, e.g. "10-40/A25-46/10-40".'),
+        "redesign": Option("FILE", "PDB or mmCIF file of a chain to make variants of."),
+        "fix": Option("TEXT", 'Residues of it that stay, e.g. "A1-20,A35-60".'),
+        "noise": Option("T", "How much of the rest is made anew, above 0 to 1; default 0.5, with "
+                        "--fix 1."),
+    }  # fmt: skip
 
     # --- training ---------------------------------------------------------------------------
 
@@ -233,6 +243,11 @@ class Proteins(Domain):
             if bool((lengths < 1).any()):
                 raise InputError(f"a chain has 1 residue or more, not {asked}")
         return empty_context(lengths, values_asked(known, rows, targets, config["conditions"]))
+
+    def task(self, model: Model, options: Mapping[str, Any], targets: Mapping[str, Target]) -> Task:
+        from domains.proteins.tasks import make_task
+
+        return make_task(model, options, targets)
 
     def encode(self, config: Mapping[str, Any], records: Sequence[Chain]) -> State:
         from domains.proteins import sequence_encoding

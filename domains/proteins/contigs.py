@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -210,6 +211,7 @@ def parse_contig(
     text: str,
     chains: Sequence[Chain] = (),
     length: str | int | tuple[int, int] | None = None,
+    path: str | Path | None = None,
 ) -> Contig:
     """Read a contig and find its residues.
 
@@ -217,6 +219,7 @@ def parse_contig(
         text: for instance "10-40/A25-46/10-40".
         chains: of the motif's file; of several models the first counts.
         length: total residues of a design, "75" or "50-75"; default what the segments allow.
+        path: of the motif's file, named where that lacks something.
 
     Raises:
         InputError: not the syntax, a chain or residue that is not in the file or lacks atoms, one
@@ -234,7 +237,7 @@ def parse_contig(
                     f"design ends; {_FORM}"
                 )
             elements = elements[:-1]
-        segments += [_segment(element, number, text, chains) for element in elements]
+        segments += [_segment(element, number, text, chains, path) for element in elements]
     _no_residue_twice(segments, text)
     low, high = sum(s.low for s in segments), sum(s.high for s in segments)
     if high < 1 or high > _LONGEST:
@@ -249,7 +252,8 @@ def parse_contig(
     return Contig(tuple(segments), total)
 
 
-def _segment(element: str, number: int, text: str, chains: Sequence[Chain]) -> Segment:
+def _segment(element: str, number: int, text: str, chains: Sequence[Chain],
+             path: str | Path | None) -> Segment:  # fmt: skip
     match = _ELEMENT.fullmatch(element.strip())
     if match is None:
         raise InputError(f"contig {text!r}: {element!r} is not understood; {_FORM}")
@@ -261,11 +265,12 @@ def _segment(element: str, number: int, text: str, chains: Sequence[Chain]) -> S
     if match["again"] is not None and match["again"] != match["chain"]:
         raise InputError(f"contig {text!r}: {element!r} begins and ends in different chains")
     motif = _residues(match["chain"], match["first"], match["last"] or match["first"],
-                      f"contig {text!r}, {element!r}", chains)  # fmt: skip
+                      f"contig {text!r}, {element!r}", chains, path)  # fmt: skip
     return Segment(element, number, len(motif), len(motif), motif)
 
 
-def _residues(name: str, first: str, last: str, where: str, chains: Sequence[Chain]) -> Chain:
+def _residues(name: str, first: str, last: str, where: str, chains: Sequence[Chain],
+              path: str | Path | None) -> Chain:  # fmt: skip
     chain = next((c for c in chains if c.chain_id == name), None)
     if chain is None:
         if not chains:
@@ -275,13 +280,14 @@ def _residues(name: str, first: str, last: str, where: str, chains: Sequence[Cha
         known = ", ".join(
             f"{c.chain_id} ({c.residue_ids[0]} to {c.residue_ids[-1]})" for c in firsts
         )
-        raise InputError(f"{where}: the motif file has no chain {name}; it has {known}")
+        raise InputError(f"{where}: the motif file has no chain {name}; it has {known}", path)
     ids = {text.upper(): row for row, text in enumerate(chain.residue_ids)}
     for residue in (first, last):
         if residue.upper() not in ids:
             raise InputError(
                 f"{where}: chain {name} of the motif file has no residue {residue}; it has "
-                f"{_ranges(chain.residue_ids)}"
+                f"{_ranges(chain.residue_ids)}",
+                path,
             )
     a, b = ids[first.upper()], ids[last.upper()]
     if a > b:
@@ -292,11 +298,12 @@ def _residues(name: str, first: str, last: str, where: str, chains: Sequence[Cha
     if lost:
         raise InputError(
             f"{where}: residues {_ranges([str(n) for n in lost])} are missing in the motif file; "
-            "give the parts on either side with a free length between"
+            "give the parts on either side with a free length between",
+            path,
         )
     bare = [i for i, x in zip(part.residue_ids, part.backbone, strict=True) if np.isnan(x).any()]
     if bare:
-        raise InputError(f"{where}: residues {_ranges(bare)} lack backbone atoms")
+        raise InputError(f"{where}: residues {_ranges(bare)} lack backbone atoms", path)
     return part.replace(
         backbone=part.backbone,
         breaks=part.breaks,

@@ -1,68 +1,181 @@
-"""Motif scaffolding: given residues keep their place, a model builds the chain around them.
+"""Motif scaffolding and partial re-design: residues are given, a model builds the chain around.
 
-The motif's residues have time 0 all through sampling, as in training
-(:class:`~sciflow.objectives.given.GivenRule`), so a model of frames answers with the conditional
-distribution of the rest, at no extra calls. The frame in space is the motif's: its centre is the
-origin, and the noise of the others is not centred. The designs come back where the motif's file has
-it, with the motif's own atoms.
+**Models of frames** were trained with given residues, by
+:class:`~sciflow.objectives.given.GivenRule`: a motif has time 0 all through sampling, so that the
+model answers with the conditional distribution of the rest, at no extra calls. The frame in space
+is the motif's: its centre is the origin, and the noise of the others is not centred. Designs come
+back with the motif's own atoms.
+
+**Models of angles** have no place in space. Their estimates are given the angles of each piece, and
+the pieces are brought together by the bonds between (:mod:`domains.proteins.motif_guidance`). What
+is left to miss is told by ``motif_rmsd``; designs are laid over the motif where its file has it.
+
+**Re-design** keeps some residues of a structure, and of the others what is left of them at a noise
+time t0 (SDEdit: Meng et al. 2022): 1 keeps nothing but their number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from domains.proteins.chain import Chain
 from domains.proteins.contigs import Contig, Layout
 from domains.proteins.encoding import Encoding, empty_context
+from domains.proteins.evaluators.superposition import motif_rmsd, rmsd, superimpose
+from domains.proteins.motif_guidance import MOTIF, known_angles
 from sciflow.denoisers import Denoiser
 from sciflow.errors import InputError
+from sciflow.model import Model
 from sciflow.random import Draws
 from sciflow.samplers import Sampler
 from sciflow.state import State
+from sciflow.tasks import Beginning, Task
 
-__all__ = ["scaffold", "scaffold_state"]
+__all__ = ["Scaffolding", "scaffold", "scaffold_state"]
 
 _BREAK = 64
 """Residue numbers between chains of one design: farther than the network tells distances apart."""
 
 
-def scaffold_state(encoding: Encoding, layouts: list[Layout]) -> State:
+def scaffold_state(
+    encoding: Encoding, layouts: Sequence[Layout], around: Chain | None = None, told: bool = True
+) -> State:
     """The motifs of layouts as clean fields, marked as given; the other residues are not yet.
 
+    Args:
+        encoding: of the model.
+        layouts: one a sample.
+        around: a structure that the other residues come from; default they are any.
+        told: the model was trained with given residues. If not, a model of angles has none marked.
+
     Raises:
-        InputError: the model has no positions in space, or a motif is too small to have a frame.
+        InputError: several chains of a model that builds one.
     """
-    if "positions" not in encoding.fields:
-        raise InputError(
-            "angles have no place in space, so that a motif of several pieces cannot be given; "
-            "use a model of frames"
-        )
-    lengths = torch.tensor([len(layout) for layout in layouts])
-    context = empty_context(lengths, {})
-    n = context.mask.shape[1]
-    backbone = torch.zeros(len(layouts), n, 4, 3, dtype=torch.float64)
-    # Any rigid residue will do where nothing is given.
+    context = empty_context(torch.tensor([len(layout) for layout in layouts]), {})
+    b, n = context.mask.shape
+    backbone = torch.zeros(b, n, 4, 3, dtype=torch.float64)
+    # Any rigid residue will do where nothing is known.
     backbone[:, :, 0, 0], backbone[:, :, 2, 1] = 1.46, 1.52
-    given = torch.zeros_like(context.mask)
-    index = torch.arange(n).repeat(len(layouts), 1)
+    piece = torch.full((b, n), -1)
+    index = torch.arange(n).repeat(b, 1)
     for i, layout in enumerate(layouts):
-        places = torch.from_numpy(layout.places)
-        if not len(places):
-            raise InputError("the contig has no residues of a motif: there is nothing to scaffold")
-        backbone[i, places] = torch.from_numpy(layout.contig.motif.backbone).double()
-        given[i, places] = True
+        places, motif = torch.from_numpy(layout.places), layout.contig.motif
+        if around is not None:
+            backbone[i, : len(layout)] = torch.from_numpy(around.backbone).double()
+        backbone[i, places] = torch.from_numpy(motif.backbone).double()
+        piece[i, places] = torch.from_numpy(np.cumsum(np.append(0, motif.joints))[: len(places)])
         index[i, : len(layout)] += _BREAK * torch.from_numpy(layout.chains)
-    context = context.replace(given=dict.fromkeys(encoding.fields, given),
-                              extras={"index": index})  # fmt: skip
+    given = piece >= 0
+    extras: dict[str, Tensor] = {"index": index}
     fields = encoding.tensors(backbone, context.mask)
-    known = given[..., None].double()
-    centre = (backbone[:, :, 1] * known).sum(1, keepdim=True) / known.sum(1, keepdim=True)
-    places_ = (backbone[:, :, 1] - centre) * context.mask[..., None] / encoding.scale
-    return State({**fields, "positions": places_}, context)
+    if "positions" in encoding.fields:
+        seen = torch.where(given.any(1, keepdim=True), given, context.mask)[..., None].double()
+        centre = (backbone[:, :, 1] * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True)
+        x = (backbone[:, :, 1] - centre) * context.mask[..., None] / encoding.scale
+        fields["positions"] = x
+    else:
+        if any(layout.chains.any() for layout in layouts):
+            raise InputError(
+                "angles build one chain, and the contig asks for several; use a model of frames"
+            )
+        extras |= {"motif": backbone, "piece": piece}
+        torsions, bends = known_angles(context.replace(extras=extras))
+        # Residues at the ends of a piece have angles that are not the motif's.
+        given = torsions.all(-1) & bends.all(-1) & told
+    marks = dict.fromkeys(encoding.fields, given) if bool(given.any()) else {}
+    return State(fields, context.replace(given=marks, extras=extras))
+
+
+class Scaffolding(Task):
+    """Chains around given residues.
+
+    Args:
+        encoding: of the model.
+        contig: what is kept, and how much is built between.
+        conditions: wanted properties of the samples of some draws.
+        told: see :func:`scaffold_state`.
+        around: the structure that is re-designed.
+        time: t0, where its noise begins.
+    """
+
+    def __init__(
+        self,
+        encoding: Encoding,
+        contig: Contig,
+        conditions: Callable[[Draws], dict[str, Tensor]],
+        told: bool = True,
+        around: Chain | None = None,
+        time: float = 1.0,
+    ):
+        self.encoding, self.contig, self.conditions = encoding, contig, conditions
+        self.told, self.around, self.time = told, around, time
+
+    def begin(self, draws: Draws) -> Beginning:
+        """Motif and structure in place; see :class:`sciflow.tasks.Task`."""
+        layouts = self.contig.sample(draws)
+        state = scaffold_state(self.encoding, layouts, self.around, self.told)
+        context = state.context.replace(conditions=self.conditions(draws))
+        fields = {f: x.float() for f, x in state.fields.items()}
+        given = {f: fields[f] for f in context.given}
+        return Beginning(context, given, fields if self.time < 1 else None, self.time)
+
+    def guided(self, run: Model, denoiser: Denoiser) -> Denoiser:
+        """Angles carry their motif; a guide ``motif`` of the user's own does it instead."""
+        named = any(label.partition(":")[0] == "motif" for label in run.guides)
+        if named or "positions" in self.encoding.fields or not len(self.contig.motif):
+            return denoiser
+        return MOTIF.wrap(run, dict(MOTIF.settings), denoiser)
+
+    def finish(
+        self, records: Sequence[Chain], draws: Draws
+    ) -> list[tuple[Chain, Mapping[str, float]]]:
+        """Designs where the motif's file has it; ``motif_rmsd``, and of a re-design ``moved``, Å.
+
+        ``motif_rmsd`` is of the atoms that the model made, N, CA and C. ``moved`` is of all CA from
+        where they were.
+        """
+        layouts = self.contig.sample(draws)
+        return [self._placed(*pair) for pair in zip(records, layouts, strict=True)]
+
+    def _placed(self, chain: Chain, layout: Layout) -> tuple[Chain, dict[str, float]]:
+        motif, places = self.contig.motif, layout.places
+        x, told = chain.backbone.astype(np.float64), dict[str, float]()
+        finite = bool(np.isfinite(x).all())
+        if finite:
+            if len(places):
+                told["motif_rmsd"] = motif_rmsd(chain, places, motif.backbone)
+            if self.around is not None:
+                told["moved"] = rmsd(x[:, 1], self.around.ca)
+            if "positions" in self.encoding.fields and len(places):
+                # Given frames were never turned, so that one shift brings all of them home.
+                x += motif.ca.mean(0, dtype=np.float64) - x[places, 1].mean(0)
+                x[places] = motif.backbone
+            else:
+                here, there = x[places], motif.backbone
+                if not len(places) and self.around is not None:
+                    here, there = x, self.around.backbone
+                if len(here):
+                    rotation, shift = superimpose(here[:, :3].reshape(-1, 3),
+                                                  there[:, :3].reshape(-1, 3))  # fmt: skip
+                    x = x @ rotation.T + shift
+        letters, given = np.full(len(chain), "X"), np.zeros(len(chain), bool)
+        letters[places], given[places] = list(motif.sequence), True
+        ends = np.diff(layout.chains) != 0
+        ids = _numbered(layout.chains)
+        # A chain that is not finite is dropped, and its breaks cannot be looked for.
+        breaks = np.zeros(max(len(x) - 1, 0), bool)
+        if finite:
+            breaks = Chain(x.astype(np.float32), residue_ids=ids).joints | ends
+        design = Chain(
+            x.astype(np.float32), "".join(letters), str(layout), ids,
+            given=given if given.any() else None, breaks=breaks, properties=told,
+        )  # fmt: skip
+        return design, told
 
 
 def scaffold(
@@ -77,7 +190,8 @@ def scaffold(
     """``n`` designs around a motif, numbered from ``first``; design i depends on (seed, i) alone.
 
     Args:
-        denoiser: a model of frames, guided or not.
+        denoiser: the model, guided or not; of angles, inside
+            :class:`~domains.proteins.motif_guidance.MotifGuidance`.
         config: its configuration.
         sampler: how to integrate.
         contig: what is kept, and how much is built between.
@@ -86,35 +200,27 @@ def scaffold(
         first: number of the first.
 
     Raises:
-        InputError: see :func:`scaffold_state`.
+        InputError: the contig keeps nothing; see also :func:`scaffold_state`.
     """
-    draws = Draws(seed, torch.arange(first, first + n))
-    layouts = contig.sample(draws)
-    encoding = Encoding.from_config(config["encoding"])
-    state = scaffold_state(encoding, layouts)
-    unknown = {c: torch.full((n,), torch.nan) for c in config.get("conditions", {})}
-    context = state.context.replace(conditions=unknown)
-    values = {f: x.float() for f, x in state.fields.items()}
-    report = sampler(denoiser, context, draws, given=values)
-    designs = []
-    for i, chain in enumerate(encoding.decode(report.state)):
-        motif, places = contig.motif, layouts[i].places
-        x = chain.backbone.astype(np.float64)
-        # Given frames were never turned, so that one shift brings all of them home.
-        x += motif.ca.mean(0, dtype=np.float64) - x[places, 1].mean(0)
-        x[places] = motif.backbone
-        letters = np.array(list("X" * len(chain)))
-        letters[places] = list(motif.sequence)
-        given = np.zeros(len(chain), bool)
-        given[places] = True
-        breaks = None if np.isfinite(x).all() else np.zeros(max(len(x) - 1, 0), bool)
-        designs.append(
-            Chain(
-                x.astype(np.float32),
-                "".join(letters),
-                name=str(layouts[i]),
-                given=given,
-                breaks=breaks,
-            )
-        )
-    return designs
+    if not len(contig.motif):
+        raise InputError("the contig has no residues of a motif: there is nothing to scaffold")
+
+    def unknown(draws: Draws) -> dict[str, Tensor]:
+        return {c: torch.full((len(draws),), torch.nan) for c in config.get("conditions", {})}
+
+    encoding, draws = Encoding.from_config(config["encoding"]), Draws(seed, range(first, first + n))
+    task = Scaffolding(encoding, contig, unknown, config["objective"]["scaffolds"])
+    begin = task.begin(draws)
+    report = sampler(denoiser, begin.context, draws, given=begin.given or None)
+    return [design for design, _ in task.finish(encoding.decode(report.state), draws)]
+
+
+def _numbered(chains: np.ndarray[Any, Any]) -> tuple[str, ...]:
+    """Residue numbers from 1; another chain of the design goes on behind the next hundred."""
+    ids, number = list[str](), 0
+    for i, chain in enumerate(chains):
+        if i and chain != chains[i - 1]:
+            number = (number // 100 + 2) * 100
+        number += 1
+        ids.append(str(number))
+    return tuple(ids)

@@ -16,6 +16,7 @@ from sciflow.cli.common import (
     require_folder,
     require_properties,
 )
+from sciflow.cli.task_options import TaskCommand, task_options
 from sciflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["sample", "torch_device"]
 
 
-@click.command()
+@click.command(cls=TaskCommand)
 @click.argument("what", metavar="DOMAIN|MODEL", required=False)
 @click.option("--model", help="Bundled model by name, or a model's folder.")
 @click.option("-n", "--number", type=click.IntRange(min=1), default=16, show_default=True,
@@ -67,7 +68,7 @@ def sample(what: str | None, model: str | None, number: int, targets: tuple[str,
            grid: str | None, guidance: float | None, guides: tuple[str, ...], best_of: int,
            settings: tuple[str, ...], batch_size: int | None, first: int,
            device: str, jobs: int, properties: list[str] | None, relax: bool, no_oracle: bool,
-           no_report: bool) -> None:  # fmt: skip
+           no_report: bool, **of_tasks: str | None) -> None:  # fmt: skip
     """Draw samples with the properties asked for, measure them, and write a report.
 
     \b
@@ -93,7 +94,8 @@ def sample(what: str | None, model: str | None, number: int, targets: tuple[str,
         try:
             samples = loaded.sample(
                 number, wanted, seed, guidance=guidance, first=first, batch_size=batch_size,
-                sampler=chosen, device=torch_device(device), best_of=best_of, progress=progress,
+                sampler=chosen, device=torch_device(device), best_of=best_of,
+                task=task_options(of_tasks), progress=progress,
             )  # fmt: skip
         except SamplingInterrupted as stop:
             samples, interrupted = stop.samples, True

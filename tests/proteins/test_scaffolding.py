@@ -94,9 +94,9 @@ def test_designs_turn_with_the_motif_and_not_with_a_mirror() -> None:
 
 
 def test_what_cannot_be_scaffolded_is_refused() -> None:
-    layouts = parse_contig("20", []).sample(Draws(0, [0]))
+    contig = parse_contig("20", [])
     with pytest.raises(InputError, match="nothing to scaffold"):
-        scaffold_state(Encoding(("positions", "rotations"), 7.7), layouts)
-    layouts = parse_contig(CONTIG, [source()]).sample(Draws(0, [0]))
-    with pytest.raises(InputError, match="model of frames"):
+        scaffold(denoiser(), CONFIG, SAMPLER, contig, 1)
+    layouts = parse_contig("3/A5-12/0 A30-36", [source()]).sample(Draws(0, [0]))
+    with pytest.raises(InputError, match="build one chain"):
         scaffold_state(Encoding(("torsions", "bends")), layouts)

@@ -1,0 +1,193 @@
+"""From the options of ``sciflow sample proteins`` to the task that they ask for."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from domains.proteins.chain import Chain
+from domains.proteins.contigs import Contig, parse_contig
+from domains.proteins.encoding import Encoding
+from domains.proteins.io import ReadResult, read_chains
+from domains.proteins.scaffolding import Scaffolding
+from domains.proteins.sequence_encoding import is_sequence_model
+from sciflow.errors import InputError
+from sciflow.model import Model
+from sciflow.random import Draws
+from sciflow.targets import Target
+from sciflow.tasks import Task
+
+__all__ = ["fixed_contig", "make_task"]
+
+_GROUPS = {"motif": ("contig",), "redesign": ("fix", "noise")}
+"""Each task's first option, and those that go with it."""
+_KEPT_NOISE = 0.5
+
+
+def make_task(model: Model, options: Mapping[str, Any], targets: Mapping[str, Target]) -> Task:
+    """The task of some options; see :attr:`domains.proteins.adapter.Proteins.options`.
+
+    Args:
+        model: that is to sample.
+        options: text, a :class:`~pathlib.Path` of a file, or a
+            :class:`~domains.proteins.contigs.Contig` whose residues were found.
+        targets: what is asked for besides; ``length`` is that of a design.
+
+    Raises:
+        InputError: options that do not go together, a file that cannot be read, a value that makes
+            no sense for the file or the model.
+    """
+    asked = [name for name in _GROUPS if name in options]
+    if len(asked) > 1:
+        raise InputError(f"--{asked[0]} and --{asked[1]} are two tasks; ask for one of them")
+    for first, others in _GROUPS.items():
+        for name in others:
+            if name in options and first not in options:
+                if name == "contig" and isinstance(options[name], Contig):
+                    continue
+                raise InputError(f"--{name} says how to use a structure; give --{first} FILE too")
+    if is_sequence_model(model.config):
+        raise InputError("this model makes sequences; --motif and --redesign need one of backbones")
+    encoding = Encoding.from_config(model.config["encoding"])
+    wanted = _conditions(model, targets)
+    told = bool(model.config["objective"]["scaffolds"])
+    if "redesign" in options:
+        return _redesign(options, targets, encoding, wanted, told)
+    contig = _contig(options, targets)
+    if not len(contig.motif):
+        raise InputError(
+            "the contig keeps no residues of the motif's file; name some, e.g. A25-46, or leave "
+            "--motif out"
+        )
+    return Scaffolding(encoding, contig, wanted, told)
+
+
+def fixed_contig(
+    text: str, chains: Sequence[Chain], path: Path | None = None
+) -> tuple[Contig, Chain]:
+    """The contig that keeps the residues ``text`` ("A1-20,A35-60") of a chain, and that chain.
+
+    Args:
+        text: residues, in the chain's order.
+        chains: of a file, one of which is meant.
+        path: of the file.
+
+    Raises:
+        InputError: no such residues, several chains, another order, or a chain with gaps.
+    """
+    parts = [p.strip() for p in re.split(r"[/,]", text) if p.strip()]
+    kept = [s.motif for s in parse_contig("/".join(parts), chains, path=path).segments]
+    found = [motif for motif in kept if motif is not None]
+    if len(found) < len(kept):
+        raise InputError(f'--fix {text!r}: name residues to keep, e.g. "A1-20,A35-60"; no lengths')
+    if len({motif.chain_id for motif in found}) > 1:
+        raise InputError(f"--fix {text!r}: residues of one chain can be kept, not of several")
+    chain = _whole(next(c for c in chains if c.chain_id == found[0].chain_id), path)
+    places = {name: i for i, name in enumerate(chain.residue_ids)}
+    elements, end = list[str](), 0
+    for part, motif in zip(parts, found, strict=True):
+        first, last = places[motif.residue_ids[0]], places[motif.residue_ids[-1]]
+        if first < end:
+            raise InputError(f"--fix {text!r}: write the residues in the order of the chain")
+        elements += [str(first - end)] * (first > end) + [part]
+        end = last + 1
+    elements += [str(len(chain) - end)] * (len(chain) > end)
+    return parse_contig("/".join(elements), [chain], path=path), chain
+
+
+def _contig(options: Mapping[str, Any], targets: Mapping[str, Target]) -> Contig:
+    given = options.get("contig")
+    if isinstance(given, Contig):
+        return given
+    if given is None:
+        raise InputError(
+            'a motif needs --contig, what is kept of it and built around it, e.g. "10-40/A25-46/'
+            '10-40"'
+        )
+    path = Path(options["motif"])
+    read = read_chains(path)
+    return _explained(read, lambda: parse_contig(given, read.chains, _length(targets), path))
+
+
+def _redesign(
+    options: Mapping[str, Any], targets: Mapping[str, Target], encoding: Encoding,
+    wanted: Callable[[Draws], dict[str, Tensor]], told: bool,
+) -> Task:  # fmt: skip
+    if "length" in targets:
+        raise InputError("a re-design is as long as its structure; leave --length out")
+    path, fix = Path(options["redesign"]), str(options.get("fix", "")).strip()
+    read = read_chains(path)
+    if fix:
+        found: list[Chain] = []
+
+        def fixed() -> Contig:
+            contig, chain = fixed_contig(fix, read.chains, path)
+            found.append(chain)
+            return contig
+
+        contig = _explained(read, fixed)
+        chain = found[0]
+    else:
+        known = list(dict.fromkeys(c.chain_id for c in read.chains))
+        if len(known) > 1:
+            raise InputError(
+                f"the file has chains {', '.join(known)}, and one is re-designed: write it into a "
+                "file of its own, or say with --fix what of it stays",
+                path,
+            )
+        chain = _whole(read.chains[0], path)
+        contig = parse_contig(str(len(chain)))
+    text = options.get("noise", 1.0 if fix else _KEPT_NOISE)
+    try:
+        time = float(text)
+    except (TypeError, ValueError):
+        time = math.nan
+    if not 0 < time <= 1:
+        raise InputError(f"--noise {text}: a number above 0 (nothing changes) to 1 (all is new)")
+    return Scaffolding(encoding, contig, wanted, told, chain, time)
+
+
+def _whole(chain: Chain, path: Path | None) -> Chain:
+    if not (chain.complete and chain.unbroken):
+        raise InputError(
+            f"chain {chain.chain_id} lacks residues or atoms; a re-design needs a structure "
+            "without gaps (a motif, --motif and --contig, may have them)",
+            path,
+        )
+    return chain
+
+
+def _length(targets: Mapping[str, Target]) -> tuple[int, int] | None:
+    if "length" not in targets:
+        return None
+    t = targets["length"]
+    low = 1 if math.isinf(t.low) else math.ceil(t.low)
+    return low, 10**6 if math.isinf(t.high) else math.floor(t.high)
+
+
+def _conditions(
+    model: Model, targets: Mapping[str, Target]
+) -> Callable[[Draws], dict[str, Tensor]]:
+    """Wanted properties of the samples of some draws, as without a task."""
+    others = {k: t for k, t in targets.items() if k != "length"}
+
+    def conditions(draws: Draws) -> dict[str, Tensor]:
+        return model.domain.context(model.config, model.reference, draws, others).conditions
+
+    return conditions
+
+
+def _explained(read: ReadResult, parse: Callable[[], Contig]) -> Contig:
+    """A contig, or its error with what the reader had to leave out of the file."""
+    try:
+        return parse()
+    except InputError as error:
+        refused = [e.reason for e in read.dropped if "is refused" in e.reason]
+        if error.path is None or not refused:
+            raise
+        raise InputError(f"{error.reason} ({refused[0]})", error.path, error.line) from None
