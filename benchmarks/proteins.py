@@ -43,6 +43,7 @@ from domains.proteins.chain import Chain
 from domains.proteins.datasets import backbones
 from domains.proteins.ensembles import read_ensemble, write_ensemble
 from domains.proteins.evaluators import evaluate
+from domains.proteins.evaluators.similarity import diversity, novelty
 from domains.proteins.io import read_chains
 from domains.proteins.rebuild import internal_coordinates, rebuild
 from domains.proteins.table import ChainTable, split
@@ -83,6 +84,8 @@ PEER_SECONDS = {
 """CPU seconds a backbone of 64 and of 128 residues; see the module."""
 
 PART = 20
+PAIRS, MOST, NEAREST = 500, 50, 60
+"""TM-scores of a set: pairs of it; chains of it that are looked up, each among so many known."""
 TRAINED = {"rg_ratio": 1.25, "coil": 0.6}
 """What training takes of whole chains; the real rows are filtered alike."""
 
@@ -120,6 +123,17 @@ def peers() -> dict[str, list[Chain]]:
     for folder in sorted((root / "proteins" / "peer_samples").glob("*/")):
         sets[folder.name] = [read_chains(p).chains[0] for p in sorted(folder.glob("*.pdb"))]
     return sets
+
+
+def likeness(chains: Sequence[Chain], known: Sequence[Chain], jobs: int) -> dict[str, float]:
+    """TM-scores between chains and to known ones, of evenly spread pairs and chains."""
+    values = diversity(chains, PAIRS, clusters=False, jobs=jobs)
+    some = [chains[i] for i in np.unique(np.linspace(0, len(chains) - 1, MOST).round().astype(int))]
+    best = novelty(some, known, most=NEAREST, jobs=jobs)
+    # None of the known chains is as long as some peers' are.
+    if np.isfinite(best).any():
+        values["novelty_max_tm"] = float(np.nanmean(best))
+    return values
 
 
 def sampled(
@@ -226,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     result: dict[str, dict[str, Any]] = {}
 
     def row(name: str, chains: Sequence[Chain], **more: float) -> None:
-        result[name] = more | evaluate(chains, known, thorough=True, jobs=options.jobs)
+        result[name] = more | evaluate(chains) | likeness(chains, known, options.jobs)
         print(line(name, result[name]), flush=True)
 
     print("|".join(["", " set".ljust(36), *(f" {t} " for t, _ in COLUMNS.values()), ""]))

@@ -146,7 +146,7 @@ def viewer_html(chains: Sequence[Chain]) -> str:
         colours += '<option value="given">motif</option>'
     return stage_html(
         [_scene(i, c, states[i]) for i, c in shown],
-        [f"{c.name or f'chain {i + 1}'} · {len(c)} residues" for i, c in shown],
+        [f"{c.name or f'chain {i + 1}'} · {len(c)} aa" for i, c in shown],
         "chain",
         Path(__file__).with_name("viewer.js"),
         ' data-pick="chain"',

@@ -65,7 +65,9 @@ def tiny(folder: Path, seed: int) -> Path:
         # Fresh networks begin with layers of zeros, which would make all models one.
         for p in denoiser.parameters():
             p.add_(0.2 * torch.randn_like(p))
-    return Model(domain, denoiser, config, {"lengths": torch.tensor([30])}).save(folder / str(seed))
+    return Model(domain, denoiser, config, {"lengths": torch.tensor([28, 30])}).save(
+        folder / str(seed)
+    )
 
 
 @pytest.mark.parametrize("rule", ["or", "and", "average"])

@@ -109,7 +109,7 @@ def test_the_viewer_holds_the_chains(tmp_path):
     assert [s["at"] for s in scenes] == [1, 2]
     assert [len(s["x"]) for s in scenes] == [12, 9]
     assert scenes[0]["note"].startswith("12 residues") and "rg ratio 1.5" in scenes[0]["note"]
-    assert "a &amp; b · 12 residues" in page and 'value="confidence"' in page
+    assert "a &amp; b · 12 aa" in page and 'value="confidence"' in page
     assert viewer_html([GARBAGE["all NaN"]]) == ""
     assert 'value="given"' not in viewer_html(chains[:2])
 
