@@ -62,6 +62,7 @@ class Proteins(Domain):
         "fix": Option("TEXT", 'Residues of it that stay, e.g. "A1-20,A35-60".'),
         "noise": Option("T", "How much of the rest is made anew, above 0 to 1; default 0.5, with "
                         "--fix 1."),
+        "template": Option("TEXT", 'A sequence with ? for residues to be found, "MKT???C".'),
     }  # fmt: skip
 
     # --- training ---------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from torch import Tensor
 from domains.proteins.chain import Chain
 from domains.proteins.contigs import Contig, parse_contig
 from domains.proteins.encoding import Encoding
+from domains.proteins.infilling import Infilling
 from domains.proteins.io import ReadResult, read_chains
 from domains.proteins.scaffolding import Scaffolding
 from domains.proteins.sequence_encoding import is_sequence_model
@@ -24,7 +25,7 @@ from sciflow.tasks import Task
 
 __all__ = ["fixed_contig", "make_task"]
 
-_GROUPS = {"motif": ("contig",), "redesign": ("fix", "noise")}
+_GROUPS = {"motif": ("contig",), "redesign": ("fix", "noise"), "template": ()}
 """Each task's first option, and those that go with it."""
 _KEPT_NOISE = 0.5
 
@@ -51,6 +52,8 @@ def make_task(model: Model, options: Mapping[str, Any], targets: Mapping[str, Ta
                 if name == "contig" and isinstance(options[name], Contig):
                     continue
                 raise InputError(f"--{name} says how to use a structure; give --{first} FILE too")
+    if "template" in options:
+        return _infilling(model, str(options["template"]), targets)
     if is_sequence_model(model.config):
         raise InputError("this model makes sequences; --motif and --redesign need one of backbones")
     encoding = Encoding.from_config(model.config["encoding"])
@@ -168,6 +171,14 @@ def _length(targets: Mapping[str, Target]) -> tuple[int, int] | None:
     t = targets["length"]
     low = 1 if math.isinf(t.low) else math.ceil(t.low)
     return low, 10**6 if math.isinf(t.high) else math.floor(t.high)
+
+
+def _infilling(model: Model, text: str, targets: Mapping[str, Target]) -> Task:
+    if not is_sequence_model(model.config):
+        raise InputError("this model makes backbones; --template needs one of sequences")
+    if "length" in targets:
+        raise InputError("a sequence is as long as its template; leave --length out")
+    return Infilling(text, _conditions(model, targets))
 
 
 def _conditions(

@@ -36,6 +36,7 @@ from sciflow.data import shared_data
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.guidance import ClassifierGuidance
+from sciflow.model import Model
 from sciflow.networks.tokens import TokenTransformer, rotary, turned
 from sciflow.predictors import PropertyPredictor
 from sciflow.random import Draws
@@ -246,6 +247,27 @@ class TestSampling:
         state = sampler(Exact(TestPerplexity.LAW), row.context, Draws(1, torch.arange(50)), given)
         expected = [ALPHABET.index(c) for c in "WAC"]
         assert state.state[FIELD].tolist() == [expected] * 50
+
+    def test_a_template_by_name(self):
+        """As the command line asks for it; a model of backbones, or a length, is refused."""
+        domain = Proteins()
+        full = config(domain="proteins", dataset="")
+        reference = {"lengths": torch.tensor([60, 70])}
+        model = Model(domain, domain.denoiser(full), full, reference)
+        given = [True, True, False, False, True, False, False, False]
+        made = model.sample(4, sampler={"steps": 5}, task={"template": "MK??W???"})
+        for chain in made.kept:
+            assert len(chain) == 8 and chain.sequence[:2] + chain.sequence[4] == "MKW"
+            assert chain.given is not None and chain.given.tolist() == [
+                c != "?" for c in "MK??W???"
+            ]
+        assert len({chain.sequence for chain in made.kept}) == 4
+        again = model.sample(2, first=2, sampler={"steps": 5}, task={"template": "MK??W???"})
+        assert [c.sequence for c in again.kept] == [c.sequence for c in made.kept[2:]]
+        with pytest.raises(InputError, match="leave --length out"):
+            model.sample(1, {"length": 9}, task={"template": "MK?"})
+        with pytest.raises(InputError, match="makes sequences"):
+            model.sample(1, task={"motif": "a.pdb", "contig": "3/A1-2/3"})
 
     def test_templates(self):
         row = template("mk?x. C", 2)
