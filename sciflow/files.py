@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ __all__ = [
     "read_text",
     "reading_arrays",
     "write_atomically",
+    "write_csv",
     "write_json",
     "writing",
 ]
@@ -156,6 +159,26 @@ def write_atomically(path: str | Path, content: bytes | str) -> Path:
     with writing(path) as f:
         f.write(content)
     return path
+
+
+def write_csv(
+    path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Collection[str] | None = None
+) -> Path:
+    """Write a table as CSV, atomically.
+
+    Args:
+        path: the file.
+        rows: by name of the column; what a row lacks stays empty.
+        columns: in their order; default all that rows have, as they come.
+    """
+    rows = list(rows)
+    if columns is None:
+        columns = dict.fromkeys(key for row in rows for key in row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return write_atomically(path, text.getvalue())
 
 
 def write_json(path: str | Path, value: Any) -> Path:

@@ -34,7 +34,7 @@ from domains.molecules.table import MoleculeTable
 from domains.molecules.tabular import Row
 from domains.molecules.xtb import PROPERTIES, relax, single_point
 from sciflow.errors import InputError, SciflowError
-from sciflow.files import write_atomically
+from sciflow.files import write_csv
 
 __all__ = ["BuildError", "BuildResult", "build", "build_molecule", "embed"]
 
@@ -245,8 +245,8 @@ def _task(item: tuple[str, int]) -> Molecule:
 
 
 def _write_failures(path: Path, failures: list[tuple[int, str, str]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("row", "smiles", "reason"))
-    writer.writerows((row, smiles, " ".join(reason.split())) for row, smiles, reason in failures)
-    write_atomically(path, text.getvalue())
+    rows = (
+        {"row": row, "smiles": smiles, "reason": " ".join(reason.split())}
+        for row, smiles, reason in failures
+    )
+    write_csv(path, rows, ("row", "smiles", "reason"))

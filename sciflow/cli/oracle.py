@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 import click
@@ -34,7 +32,7 @@ def oracle(domain: str, file: Path, properties: list[str] | None, out: Path, job
     Exits with 1 if a record could not be read or measured; its reason is in the CSV.
     """
     from sciflow.domain import get_domain
-    from sciflow.files import write_atomically
+    from sciflow.files import write_csv
 
     adapter = get_domain(domain)
     wanted = list(adapter.properties) if properties is None else properties
@@ -55,12 +53,8 @@ def oracle(domain: str, file: Path, properties: list[str] | None, out: Path, job
     ]  # fmt: skip
     identities = [key for row in rows for key in row if key not in (*wanted, "failure", "seconds")]
     columns = [*dict.fromkeys(identities), *wanted, "failure", "seconds"]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
-                     for row in rows)  # fmt: skip
-    write_atomically(out, text.getvalue())
+    told = ({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    write_csv(out, told, columns)
     failed = [answer.failure for answer in answers if answer.failure]
     lost = report_dropped(len(answers) - len(failed), "records measured",
                           [*(error.reason for error in unread), *failed])  # fmt: skip

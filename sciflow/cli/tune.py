@@ -214,22 +214,16 @@ def _score(trial: Trial, metric: str) -> float:
 
 def _write(out: Path, trials: Sequence[Trial], shares: Mapping[tuple[float, ...], float],
            metric: str, names: Sequence[str]) -> None:  # fmt: skip
-    import csv
-    import io
+    from sciflow.files import write_csv
 
-    from sciflow.files import write_atomically
-
-    text = io.StringIO()
-    columns = list(dict.fromkeys([*names, metric, "valid", "failure"]))
-    table = csv.DictWriter(text, columns, lineterminator="\n")
-    table.writeheader()
+    rows = []
     for trial in sorted(trials, key=lambda x: x.score):
         row: dict[str, float | str] = dict(trial.parameters)
         row["valid"] = shares.get(tuple(trial.parameters.values()), "")
         if not trial.failure:
             row[metric] = _score(trial, metric)
-        table.writerow({**row, "failure": trial.failure})
-    write_atomically(out, text.getvalue())
+        rows.append({**row, "failure": trial.failure})
+    write_csv(out, rows, dict.fromkeys([*names, metric, "valid", "failure"]))
 
 
 def _finish(trials: Sequence[Trial], bare: Sequence[Trial], name: str, fixed: Mapping[str, str],

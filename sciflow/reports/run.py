@@ -9,7 +9,6 @@ an interrupted oracle costs its numbers, not the samples.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import shlex
 import sys
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from sciflow.domain import Domain, OracleAnswer, Progress, get_domain
 from sciflow.errors import InputError
-from sciflow.files import write_atomically, write_json
+from sciflow.files import write_atomically, write_csv, write_json
 from sciflow.reports.summary import kind, plain, summarise, versions
 
 if TYPE_CHECKING:
@@ -179,12 +178,7 @@ def _write(domain: Domain, folder: Path, rows: list[dict[str, Any]], sound: list
         numbers |= {k: v for k, v in row.items() if _is_measure(domain, k) and _known(v)}
         annotated.append(domain.annotate(record, f"sample {row['sample']}", numbers))
     files = domain.write(annotated, folder)
-    text = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: _text(v) for k, v in row.items()} for row in rows)
-    write_atomically(folder / "samples.csv", text.getvalue())
+    write_csv(folder / "samples.csv", ({k: _text(v) for k, v in row.items()} for row in rows))
     return [path.name for path in files]
 
 

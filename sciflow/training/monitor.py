@@ -10,7 +10,6 @@ of an uninterrupted run (but for ``seconds``).
 from __future__ import annotations
 
 import csv
-import io
 import sys
 import time
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sciflow.files import write_atomically
+from sciflow.files import write_csv
 from sciflow.random import Draws
 from sciflow.training.data import TrainingData
 from sciflow.training.module import DenoisingModule
@@ -115,11 +114,7 @@ class StepLog(L.Callback):
             columns += ["validation", *(f"validation/{n}" for n in names)]
         rows = _rows(self.path, trainer.global_step)
         columns += [c for c in (rows[0] if rows else ()) if c not in columns]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.path, text.getvalue())
+        write_csv(self.path, rows, columns)
         self._file = self.path.open("a", newline="")
         self._writer = csv.DictWriter(self._file, columns, restval="", lineterminator="\n")
 

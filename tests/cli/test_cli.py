@@ -333,7 +333,7 @@ def test_a_read_only_place_is_an_error_of_one_line(
     def full(*a: Any, **k: Any) -> Any:
         raise OSError(28, "No space left on device", str(tmp_path / "samples.csv"))
 
-    monkeypatch.setattr("sciflow.reports.run.write_atomically", full)
+    monkeypatch.setattr("sciflow.reports.run.write_csv", full)
     result = run("sample", tiny_model_folder, "-n", 1, "-o", tmp_path / "run")
     assert result.exit_code == 2
     assert (

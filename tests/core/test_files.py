@@ -14,6 +14,7 @@ from sciflow.files import (
     read_text,
     reading_arrays,
     write_atomically,
+    write_csv,
     write_json,
     writing,
 )
@@ -58,6 +59,16 @@ def test_the_suffix_tells_the_kind(name: str) -> None:
 def test_another_suffix_is_refused_with_those_allowed(name: str) -> None:
     with pytest.raises(InputError, match=r"unknown kind of file .*allowed: \.sdf, \.xyz"):
         file_kind(name, (".sdf", ".xyz"))
+
+
+def test_a_table_comes_back(tmp_path: Path) -> None:
+    rows = [{"b": 1, "a": 'x, "y"'}, {"c": 2.5, "b": 3}]
+    path = write_csv(tmp_path / "t.csv", iter(rows))
+    assert path.read_text() == 'b,a,c\n1,"x, ""y""",\n3,,2.5\n'
+    assert write_csv(path, [], ("b", "a")).read_text() == "b,a\n"
+    with pytest.raises(ValueError, match="'c'"):
+        write_csv(path, rows, ("a", "b"))
+    assert path.read_text() == "b,a\n"
 
 
 def test_arrays_come_back_and_damage_is_named(tmp_path: Path) -> None:
