@@ -147,8 +147,8 @@ def from_chains(table: ChainTable) -> SequenceTable:
     """Sequences of chains whose residues are all known, with their content of helix and strand."""
     chosen = split(table)
     sides = np.empty(len(table), dtype="<U5")
-    for side, rows in chosen.items():
-        sides[rows] = side
+    for side, members in chosen.items():
+        sides[members] = side
     letters = np.array([*ALPHABET, "X"])[table.sequence]
     texts = ["".join(letters[a:b]) for a, b in zip(table.offsets, table.offsets[1:], strict=False)]
     rows = [i for i, text in enumerate(texts) if text and "X" not in text]
