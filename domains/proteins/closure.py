@@ -116,7 +116,8 @@ def close(
         pull = torch.nn.functional.pad(prior * turned, (0, 6))
         pull = pull + (j.mT @ residual[..., None])[..., 0]
         normal = j.mT @ j
-        scale = 1 + normal.diagonal(dim1=1, dim2=2)
+        # The frame is free to turn: damping it would let where the motif lies be felt.
+        scale = torch.nn.functional.pad(1 + normal.diagonal(dim1=1, dim2=2)[:, :-6], (0, 6))
         # Columns without a bond are empty; a rigid motion costs next to nothing.
         own = torch.nn.functional.pad(prior + (~chains.turns).double(), (0, 6), value=1e-9)
         normal = normal + torch.diag_embed(own + damping[:, None] * scale)
