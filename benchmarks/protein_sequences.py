@@ -94,9 +94,12 @@ def of_guidance(model: Model, n: int, guide: str) -> dict[str, Any]:
         metrics = design_metrics(chains)
         moved = 100 * (found[target] - base[target])
         result[f"{target}={value}"] = {**found, "points": moved, **metrics}
-        print(f"  {f'{target}={value}':<22} helix {found['helix']:.3f}  strand "
-              f"{found['strand']:.3f}  moved by {moved:+.1f} points; low complexity {metrics['low_complexity']:.3f}, "
-              f"trigram perplexity {metrics['trigram_perplexity']:.1f}")  # fmt: skip
+        print(
+            f"  {f'{target}={value}':<22} helix {found['helix']:.3f}  strand "
+            f"{found['strand']:.3f}  moved by {moved:+.1f} points; low complexity "
+            f"{metrics['low_complexity']:.3f}, trigram perplexity "
+            f"{metrics['trigram_perplexity']:.1f}"
+        )
     return result
 
 
