@@ -65,10 +65,10 @@ class MotifGuidance(Denoiser):
         self,
         denoiser: Denoiser,
         tolerance: float = 0.2,
-        least: float = 0.02,
-        clash: float = 3.0,
+        least: float = 0.06,
+        clash: float = 10.0,
         iterations: int = 4,
-        interval: tuple[float, float] = (0.0, 1.0),
+        interval: tuple[float, float] = (0.0, 0.7),
     ):
         super().__init__()
         if "torsions" not in denoiser.paths:
@@ -138,7 +138,7 @@ def _motif(model: Model, settings: dict[str, Any], denoiser: Denoiser) -> Denois
 
 MOTIF = Guide(
     "angles carry the motif of --motif, its pieces brought into place by the bonds between them",
-    {"tolerance": 0.2, "least": 0.02, "clash": 3.0, "iterations": 4, "first": 0.0, "last": 1.0},
+    {"tolerance": 0.2, "least": 0.06, "clash": 10.0, "iterations": 4, "first": 0.0, "last": 0.7},
     _motif,
 )
 """On by itself where a model of angles scaffolds; named to change its settings."""
