@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -24,16 +23,15 @@ from sciflow.spaces import Euclidean, Tokens, ZeroCoM
 from sciflow.state import Context, State
 from sciflow.testing.targets import (
     DiagonalGaussian,
-    GaussianMixture,
     NamedMixture,
     TokenTable,
     all_real,
 )
+from tests.core.ring import Make, integrate, mixture
 
 SCHEDULES = [Rectified(), Cosine(), VPLinear(), VarianceExploding()]
 MEAN = torch.tensor([1.0, -2.0], dtype=torch.float64)
 VARIANCE = torch.tensor([0.3, 2.0], dtype=torch.float64)
-Make = Callable[[GaussianPath, Plan], Stepper]
 
 
 def normal(n: int, *shape: int, name: str = "x") -> Tensor:
@@ -56,18 +54,6 @@ def constant(l: float, s: float = 0.0) -> SolverStatistics:  # noqa: E741
     return SolverStatistics(torch.linspace(-8, 7, 30, dtype=torch.float64), l * y, s * y, 0 * y)
 
 
-def mixture() -> GaussianMixture:
-    """Five unequal, tilted Gaussians around a ring."""
-    angle = torch.arange(5) * 2 * math.pi / 5
-    roots = 0.3 * torch.randn(5, 2, 2, generator=torch.Generator().manual_seed(0))
-    return GaussianMixture(
-        GaussianPath(Euclidean(2), Rectified(), "edm", 1.5),
-        2 * torch.stack((angle.cos(), angle.sin()), -1),
-        roots @ roots.mT + 0.05 * torch.eye(2),
-        [0.1, 0.3, 0.2, 0.25, 0.15],
-    )
-
-
 @pytest.fixture(scope="module")
 def estimated() -> SolverStatistics:
     """Of the mixture, from few samples and one probe each."""
@@ -83,7 +69,9 @@ def fine() -> Tensor:
     def third(path: GaussianPath, plan: Plan) -> Stepper:
         return ExponentialMultistep(path, plan, "x0", 3)
 
-    return integrate(target, third, times_at(target.path.schedule, levels(1000)), normal(64, 1, 2))
+    return integrate(
+        target, third, times_at(target.path.schedule, levels(1000)), normal(64, 1, 2), stop=1
+    )
 
 
 def times_at(schedule: Schedule, logsnr: Tensor) -> Tensor:
@@ -96,17 +84,6 @@ def levels(n: int, low: float = -4.0, high: float = 3.0) -> Tensor:
     return torch.linspace(low, high, n + 1, dtype=torch.float64)
 
 
-def integrate(target: GaussianMixture | DiagonalGaussian, make: Make, times: Tensor, x: Tensor,
-              stop: int = 1) -> Tensor:  # fmt: skip
-    """Steps from ``times[0]`` to ``stop`` intervals before the end of the grid."""
-    context, draws = all_real(*x.shape[:2]), Draws(0, torch.arange(len(x)))
-    stepper = make(target.path, Plan.along(times))
-    for i in range(len(times) - 1 - stop):
-        clean = target(State({"x": x}, context), float(times[i]))["x"]
-        x = stepper.step(i, x, clean, context, draws)
-    return x
-
-
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 @pytest.mark.parametrize(("n", "order"), [(1, 1), (2, 1), (5, 2), (5, 3)])
 def test_any_step_is_exact_on_a_gaussian(schedule: Schedule, n: int, order: int) -> None:
@@ -115,7 +92,7 @@ def test_any_step_is_exact_on_a_gaussian(schedule: Schedule, n: int, order: int)
     times = times_at(schedule, levels(n))
     exact = target.flow(x, times[0], times[-2])
     for corrector in (False, True):
-        found = integrate(target, DPMSolverV3(statistics, order, corrector), times, x)
+        found = integrate(target, DPMSolverV3(statistics, order, corrector), times, x, stop=1)
         torch.testing.assert_close(found, exact, rtol=0, atol=1e-8)
 
 
@@ -127,7 +104,7 @@ def test_a_run_from_pure_noise_is_exact_up_to_the_signal_below_the_statistics() 
         # Two calls below the statistics, or none.
         for first in ([1.0], [1.0, 0.999]):
             times = torch.tensor([*first, *torch.linspace(0.9, 0.05, n), 0.0], dtype=torch.float64)
-            found = integrate(target, DPMSolverV3(statistics), times, x)
+            found = integrate(target, DPMSolverV3(statistics), times, x, stop=1)
             exact = target.flow(x, times[0], times[-2])
             assert 0 < float((found - exact).abs().max()) < 2 * math.exp(-12)
 
@@ -144,8 +121,8 @@ def test_dpm_solver_and_its_plus_plus_are_constant_statistics(
     for grid in (levels(12), torch.tensor([-3.0, -2.6, -1.0, -0.7, 0.4, 2.5])):
         times = times_at(target.path.schedule, grid)
         old = integrate(target, lambda path, plan: ExponentialMultistep(path, plan, kind, order),  # type: ignore[arg-type]
-                        times, x, stop=0)  # fmt: skip
-        new = integrate(target, DPMSolverV3(constant(l, s), order, False), times, x, stop=0)
+                        times, x)  # fmt: skip
+        new = integrate(target, DPMSolverV3(constant(l, s), order, False), times, x)
         torch.testing.assert_close(new, old, rtol=0, atol=1e-10)
 
 
@@ -163,7 +140,7 @@ def test_estimates_are_the_closed_form_of_a_gaussian(probes: int | None, predict
     assert not bool(found.s.any())
     times = times_at(Cosine(), levels(3, -3.9, 3.9))
     x = normal(6, 2, 2)
-    end = integrate(target, DPMSolverV3(found), times, x)
+    end = integrate(target, DPMSolverV3(found), times, x, stop=1)
     torch.testing.assert_close(end, target.flow(x, times[0], times[-2]), rtol=0, atol=1e-6)
 
 
@@ -174,7 +151,7 @@ def test_estimates_in_float32() -> None:
     exact = closed_form(found.logsnr)
     torch.testing.assert_close(found.l, exact.l, rtol=0, atol=1e-3)
     times, x = times_at(Rectified(), levels(4, -3.9, 3.9)), normal(6, 2, 2)
-    end = integrate(target, DPMSolverV3(found), times, x)
+    end = integrate(target, DPMSolverV3(found), times, x, stop=1)
     torch.testing.assert_close(end, target.flow(x, times[0], times[-2]), rtol=0, atol=5e-3)
 
 
@@ -218,7 +195,7 @@ def test_order(estimated: SolverStatistics, fine: Tensor, order: int, corrector:
     target, x = mixture(), normal(64, 1, 2)
     error = [
         float((integrate(target, DPMSolverV3(estimated, order, corrector),
-                         times_at(target.path.schedule, levels(n)), x) - fine).norm())
+                         times_at(target.path.schedule, levels(n)), x, stop=1) - fine).norm())
         for n in (96, 288)
     ]  # fmt: skip
     assert math.log(error[0] / error[1]) / math.log(3) == pytest.approx(slope, abs=0.25)
@@ -236,7 +213,7 @@ def few_calls(
         "++": lambda path, plan: ExponentialMultistep(path, plan, "x0", order),
     }
     return {
-        name: float((integrate(target, make, times, x) - fine).square().mean().sqrt())
+        name: float((integrate(target, make, times, x, stop=1) - fine).square().mean().sqrt())
         for name, make in makers.items()
     }
 
@@ -322,7 +299,9 @@ def test_statistics_are_plain_tensors(estimated: SolverStatistics) -> None:
     file.seek(0)
     loaded = SolverStatistics(**torch.load(file, weights_only=True))
     times, x = times_at(Rectified(), levels(5)), normal(4, 1, 2)
-    one, other = (integrate(mixture(), DPMSolverV3(y), times, x) for y in (estimated, loaded))
+    one, other = (
+        integrate(mixture(), DPMSolverV3(y), times, x, stop=1) for y in (estimated, loaded)
+    )
     assert torch.equal(one, other)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -18,16 +17,15 @@ from sciflow.samplers import GRIDS, METHODS, Plan, Sampler, time_grid
 from sciflow.samplers.ancestral import Ancestral
 from sciflow.samplers.heun import Heun
 from sciflow.samplers.multistep import ExponentialMultistep, lagrange_integrals
-from sciflow.samplers.steppers import Stepper
 from sciflow.schedules import Cosine, Rectified, Schedule, SubVP, VarianceExploding, VPLinear
 from sciflow.spaces import Euclidean, Tokens, ZeroCoM
 from sciflow.state import Context, State, Times
 from sciflow.testing.targets import DiagonalGaussian, GaussianMixture, NamedMixture, all_real
+from tests.core.ring import Make, integrate, mixture
 
 PREDICTIONS = ["x0", "eps", "v", "score", "velocity", "edm"]
 SCHEDULES = [Rectified(), Rectified(2.0), Cosine(), VPLinear(), SubVP(), VarianceExploding()]
 every_method = pytest.mark.parametrize("method", METHODS)
-Make = Callable[[GaussianPath, Plan], Stepper]
 STEPPERS: dict[str, Make] = {
     "ab1": lambda path, plan: ExponentialMultistep(path, plan, "velocity", 1),
     "ab2": lambda path, plan: ExponentialMultistep(path, plan, "velocity", 2),
@@ -35,29 +33,6 @@ STEPPERS: dict[str, Make] = {
     "ddim": lambda path, plan: Ancestral(path, plan, 0.0),
     "heun": Heun,
 }
-
-
-def mixture(schedule: Schedule | None = None, prediction: str = "edm") -> GaussianMixture:
-    """Five unequal, tilted Gaussians around a ring."""
-    angle = torch.arange(5) * 2 * math.pi / 5
-    roots = 0.3 * torch.randn(5, 2, 2, generator=torch.Generator().manual_seed(0))
-    return GaussianMixture(
-        GaussianPath(Euclidean(2), schedule or Rectified(), prediction, 1.5),  # type: ignore[arg-type]
-        2 * torch.stack((angle.cos(), angle.sin()), -1),
-        roots @ roots.mT + 0.05 * torch.eye(2),
-        [0.1, 0.3, 0.2, 0.25, 0.15],
-    )
-
-
-def integrate(target: GaussianMixture | DiagonalGaussian, make: Make, times: Tensor, x: Tensor,
-              stop: int = 0) -> Tensor:  # fmt: skip
-    """Steps from ``times[0]`` to the end of the grid, or ``stop`` intervals before."""
-    context, draws = all_real(*x.shape[:2]), Draws(0, torch.arange(len(x)))
-    stepper = make(target.path, Plan.along(times))
-    for i in range(len(times) - 1 - stop):
-        clean = target(State({"x": x}, context), float(times[i]))["x"]
-        x = stepper.step(i, x, clean, context, draws)
-    return x
 
 
 def start(n: int, d: int = 2) -> Tensor:

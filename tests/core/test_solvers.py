@@ -31,10 +31,10 @@ from sciflow.schedules import Cosine, Rectified, Schedule, SubVP, VarianceExplod
 from sciflow.spaces import Euclidean, Tokens
 from sciflow.state import Context, State, Times
 from sciflow.testing.targets import DiagonalGaussian, GaussianMixture, NamedMixture, all_real
+from tests.core.ring import Make, integrate, mixture
 
 PREDICTIONS = ["x0", "eps", "v", "score", "velocity", "edm"]
 SCHEDULES = [Rectified(), Rectified(2.0), Cosine(), VPLinear(), SubVP(), VarianceExploding()]
-Make = Callable[[GaussianPath, Plan], Stepper]
 
 
 def multistep(kind: str, order: int, rule: str = "exact") -> Make:
@@ -54,32 +54,10 @@ STEPPERS: dict[str, Make] = {
 every_stepper = pytest.mark.parametrize("name", STEPPERS)
 
 
-def mixture(schedule: Schedule | None = None, prediction: str = "x0") -> GaussianMixture:
-    """Five unequal, tilted Gaussians around a ring."""
-    angle = torch.arange(5) * 2 * math.pi / 5
-    roots = 0.3 * torch.randn(5, 2, 2, generator=torch.Generator().manual_seed(0))
-    return GaussianMixture(
-        GaussianPath(Euclidean(2), schedule or Rectified(), prediction, 1.5),  # type: ignore[arg-type]
-        2 * torch.stack((angle.cos(), angle.sin()), -1),
-        roots @ roots.mT + 0.05 * torch.eye(2),
-        [0.1, 0.3, 0.2, 0.25, 0.15],
-    )
-
-
 def gaussian(schedule: Schedule, mean: float = 1.0, variance: float = 0.3, **path: object
              ) -> DiagonalGaussian:  # fmt: skip
     return DiagonalGaussian(GaussianPath(Euclidean(1), schedule, **path), torch.tensor([mean]),  # type: ignore[arg-type]
                             torch.tensor([variance]))  # fmt: skip
-
-
-def integrate(target: GaussianMixture | DiagonalGaussian, make: Make, plan: Plan, x: Tensor,
-              stop: int = 0) -> Tensor:  # fmt: skip
-    """Steps along the plan, or to ``stop`` intervals before its end."""
-    context, draws = all_real(*x.shape[:2]), Draws(0, torch.arange(len(x)))
-    stepper = make(target.path, plan)
-    for i, (t, _) in list(enumerate(plan))[: len(plan) - stop]:
-        x = stepper.step(i, x, target(State({"x": x}, context), t)["x"], context, draws)
-    return x
 
 
 def start(n: int, d: int = 2) -> Tensor:
