@@ -15,7 +15,7 @@ the times that the network is told. "v3" is DPM-Solver-v3 with statistics from s
 
 Part 2, overhead: microseconds a call on 1024 x 64 float32 with the denoiser 0.5 x, one thread, the
 fastest of many runs of 20 calls, set-up included; and on the same numbers in three fields. Where
-memory comes to lie is chance, and stays for a process: the figure is the median of five. The target,
+memory comes to lie is chance, and stays for a process: the figure is the median of five. The goal,
 40 us, was set on a machine on which the loops of diffusers and azula took the times of ``NOTED``;
 here it is 40 times the median ratio of their times now to those. (The loop by hand took 29.8 there;
 if that is the measure, machines differ less.) "By hand" is the least that two
@@ -374,13 +374,14 @@ def main() -> None:
     known = [result["overhead"][k] / us for k, us in NOTED.items() if k in result["overhead"]]
     if known:
         slower = result["slower"] = statistics.median(known)
-        print(f"this machine takes {slower:.2f} times as long: the target is {TARGET * slower:.0f} us "
-              f"a call, {2 * TARGET * slower:.0f} in three fields")  # fmt: skip
+        goal = TARGET * slower
+        print(f"this machine takes {slower:.2f} times as long: the goal is {goal:.0f} us a call, "
+              f"{2 * goal:.0f} in three fields")  # fmt: skip
     for name, value in result["overhead"].items():
         print(f"{value:8.1f} us a call, {value / hand:5.2f} x by hand  {name}")
-    for name, goal, samples in (("ring", ring(), 500 if quick else 10_000),
+    for name, target, samples in (("ring", ring(), 500 if quick else 10_000),
                                 ("mixture64", mixture(), 200 if quick else 1000)):  # fmt: skip
-        result[name] = errors(name, goal, samples, 128 if quick else 256, quick, peers)
+        result[name] = errors(name, target, samples, 128 if quick else 256, quick, peers)
     text = json.dumps(result)
     if arguments.out:
         arguments.out.write_text(text + "\n")
