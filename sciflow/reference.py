@@ -21,7 +21,7 @@ from sciflow.random import Draws
 from sciflow.targets import Target
 from sciflow.training.prepared import PreparedData
 
-__all__ = ["fixed_part", "reference_of", "rows_near", "values_asked"]
+__all__ = ["fixed_part", "reference_of", "rows_near", "same_size_error", "values_asked"]
 
 _SIZE = 4096
 _KERNEL = 0.15
@@ -99,3 +99,26 @@ def values_asked(
             values = reference[name][rows].nan_to_num(nan=mean).clamp(t.low, t.high)
         asked[name] = values.float()
     return asked
+
+
+def same_size_error(
+    lengths: Tensor, wanted: Tensor, reference: Mapping[str, Tensor], name: str
+) -> float:
+    """Mean over samples of E|wanted − value| over training samples of the sample's size.
+
+    Args:
+        lengths: sizes of the samples, ``[B]``.
+        wanted: values asked for, ``[B]``.
+        reference: as of :func:`rows_near`; without sizes or the property the answer is NaN.
+        name: of the property.
+    """
+    if "lengths" not in reference or name not in reference:
+        return float("nan")
+    sizes, values = reference["lengths"].long(), reference[name].double()
+    known = ~values.isnan()
+    errors = []
+    for n, w in zip(lengths.tolist(), wanted.double().tolist(), strict=True):
+        same = values[known & (sizes == n)]
+        if len(same):
+            errors.append(float((same - w).abs().mean()))
+    return sum(errors) / len(errors) if errors else float("nan")

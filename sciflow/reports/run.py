@@ -25,7 +25,7 @@ from sciflow.files import write_atomically, write_csv, write_json
 from sciflow.reports.summary import kind, plain, summarise, versions
 
 if TYPE_CHECKING:
-    from sciflow.model import Samples
+    from sciflow.samples import Samples
 
 __all__ = ["Run", "load_run", "save_run"]
 

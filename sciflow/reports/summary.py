@@ -14,7 +14,7 @@ from sciflow.domain import OracleAnswer
 from sciflow.targets import Target, parse_targets
 
 if TYPE_CHECKING:
-    from sciflow.model import Samples
+    from sciflow.samples import Samples
 
 __all__ = ["kind", "plain", "summarise", "versions"]
 
