@@ -1,7 +1,7 @@
 """Protein backbones: ours beside held-out real chains and other generators' samples.
 
     python -m benchmarks.proteins [--quick] [--model-of NAME=FOLDER] [--compose RULE=NAME+NAME]
-                                  [--n 200] [--lengths 50-120] [--target NAME=VALUE]
+                                  [--n 200] [--lengths 50-120] [--target NAME=VALUE] [--motifs 1]
                                   [--work FOLDER] [--jobs 1] [--out FILE]
 
 Rows, all read or built as chains and judged by the same evaluators:
@@ -17,7 +17,9 @@ Lengths of ours are those of training chains within ``--lengths``. Samples are k
 ``--work``, so an interrupted run goes on; unsound ones count. CPU seconds hold all of sampling, one
 thread; those of others are quoted from our notes, measured on such a machine with their code,
 random weights and published numbers of steps. Novelty is the highest TM-score to a training chain,
-a lower bound (:func:`domains.proteins.evaluators.similarity.novelty`).
+a lower bound (:func:`domains.proteins.evaluators.similarity.novelty`). Below the table are designs,
+``--motifs`` for each motif of RFdiffusion's benchmark and MotifBench
+(:func:`domains.proteins.motif_benchmark.scaffold_benchmark`).
 
 The last line is JSON: set → score.
 """
@@ -69,8 +71,8 @@ COLUMNS = {
     "contact_order": ("cont. order", "{:.2f}"),
     "tm_pairwise": ("TM pair", "{:.2f}"),
     "novelty_max_tm": ("TM train", "{:.2f}"),
-    "cpu_s_64": ("CPU s, 64", "{:.2g}"),
-    "cpu_s_128": ("CPU s, 128", "{:.2g}"),
+    "cpu_s_64": ("CPU s, 64", "{:.1f}"),
+    "cpu_s_128": ("CPU s, 128", "{:.1f}"),
 }
 """Score → title and format."""
 
@@ -168,6 +170,16 @@ def seconds(model: sciflow.Model, length: int, n: int, method: str | None) -> fl
     return (time.process_time() - begin) / n
 
 
+def scaffolded(model: sciflow.Model, n: int, seed: int, quick: bool) -> dict[str, float]:
+    """Shares of designs around the benchmark motifs: within 1 Å, clean geometry, both."""
+    from domains.proteins.motif_benchmark import scaffold_benchmark, summary
+    from domains.proteins.motifs import rfdiffusion_benchmark
+
+    problems = rfdiffusion_benchmark()[:2] if quick else None
+    found = summary(scaffold_benchmark(model, n, seed, problems))
+    return {f"motif_{key}": value for key, value in found.items()}
+
+
 def composed(text: str, models: Mapping[str, str]) -> tuple[str, sciflow.Model]:
     """``or=alpha+beta`` as a model, named so."""
     rule, _, pair = text.partition("=")
@@ -203,7 +215,7 @@ def line(name: str, scores: Mapping[str, float]) -> str:
     for key, (title, form) in COLUMNS.items():
         value = form.format(scores[key]) if key in scores else "–"
         cells.append(value.rjust(len(title)))
-    return f"| {name:34} | {' | '.join(cells)} |"
+    return f"| {name:40} | {' | '.join(cells)} |"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -216,6 +228,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--compose", action="append", default=[], metavar="RULE=NAME+NAME")
     parser.add_argument("--target", action="append", default=[], metavar="NAME=VALUE",
                         help="asked of ours; strand=.. is the data's own spread")  # fmt: skip
+    parser.add_argument("--motifs", type=int, default=1, help="designs a motif; 0 leaves them out")
     parser.add_argument("--work", type=Path, default=Path("proteins-benchmark"))
     parser.add_argument("--jobs", type=int, default=1, help="processes of TM-scores")
     parser.add_argument("--out", type=Path, help="also write the JSON here")
@@ -243,8 +256,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         result[name] = more | evaluate(chains) | likeness(chains, known, options.jobs)
         print(line(name, result[name]), flush=True)
 
-    print("|".join(["", " set".ljust(36), *(f" {t} " for t, _ in COLUMNS.values()), ""]))
-    print("|".join(["", "-" * 36, *("-" * (len(t) + 1) + ":" for t, _ in COLUMNS.values()), ""]))
+    print("|".join(["", " set".ljust(42), *(f" {t} " for t, _ in COLUMNS.values()), ""]))
+    print("|".join(["", "-" * 42, *("-" * (len(t) + 1) + ":" for t, _ in COLUMNS.values()), ""]))
     row(REAL, real)
     row("real residues in random order", shuffled(real))
     for name, chains in peers().items():
@@ -267,6 +280,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         missed = [what for what, reached in verdict.items() if not reached]
         print(f"\n{name}: {sum(verdict.values())} of {len(verdict)} reached"
               + (f"; missed: {', '.join(missed)}" if missed else ""))  # fmt: skip
+    for name in models if options.motifs else ():
+        found = scaffolded(ours[name][0], options.motifs, options.seed, options.quick)
+        result[name] |= found
+        print(f"\n{name}, {found['motif_problems']:.0f} motifs, {options.motifs} designs each: "
+              f"motif within 1 Å in {found['motif_within']:.0%}, clean geometry in "
+              f"{found['motif_clean']:.0%}, both in {found['motif_solved']:.0%}; "
+              f"{found['motif_skipped']:.0f} motifs cannot be given to this model")  # fmt: skip
     told = {name: {k: float(f"{v:.5g}") if math.isfinite(v) else None for k, v in scores.items()}
             for name, scores in result.items()}  # fmt: skip
     if options.out:
