@@ -3,8 +3,10 @@ r"""Content of helix and strand told from a noisy sequence: the mean of states o
     p_i(S) = softmax( W h_i ),        m_S = mean_i p_i(S),        S = helix, strand, coil,
 
 with features h_i of the whole sequence, masked residues included, and a log-variance from their
-mean. That contents are means of what residues do is built in, so that a few thousand chains whose
-contents alone are known teach the states of residues too.
+mean. The variance has a floor: chains without any strand would teach one of zero, for which the
+next chain pays, and whose inverse is the strength of guidance. That contents are means of what
+residues do is built in, so that a few thousand chains whose contents alone are known teach the
+states of residues too.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from sciflow.networks.tokens import TokenTrunk
 from sciflow.state import Context
 
 __all__ = ["ContentNetwork"]
+
+_LEAST_LOG_VARIANCE = -3.0
+"""In units of the spread: an error of about six residues in a hundred."""
 
 _STATES = ("helix", "strand", "coil")
 
@@ -66,7 +71,8 @@ class ContentNetwork(Network):
         p, h = self.probabilities(inputs[self.field], context)
         real = context.mask[..., None].to(h)
         n = real.sum(1).clamp(min=1)
-        content, log_v = (p * real).sum(1) / n, self.spread((h * real).sum(1) / n)
+        content = (p * real).sum(1) / n
+        log_v = self.spread((h * real).sum(1) / n).clamp(min=_LEAST_LOG_VARIANCE)
         answer = {}
         for k, (name, (mean, std)) in enumerate(self.statistics.items()):
             m = (content[:, _STATES.index(name)] - mean) / std
