@@ -62,6 +62,7 @@ class Proteins(Domain):
         "fix": Option("TEXT", 'Residues of it that stay, e.g. "A1-20,A35-60".'),
         "noise": Option("T", "How much of the rest is made anew, above 0 to 1; default 0.5, with "
                         "--fix 1."),
+        "symmetry": Option("Cn", "Copies of one chain about an axis, e.g. C3."),
         "template": Option("TEXT", 'A sequence with ? for residues to be found, "MKT???C".'),
     }  # fmt: skip
 
@@ -297,7 +298,7 @@ class Proteins(Domain):
         for old in single.glob("backbone-*.pdb"):
             old.unlink()
         for i, chain in enumerate(records):
-            write_pdb(single / f"backbone-{i:04d}.pdb", chain, chain.name)
+            write_pdb(single / f"backbone-{i:04d}.pdb", chain.parts(), chain.name)
         if any(set(c.sequence) - {"X"} for c in records):
             write_fasta(folder / "sequences.fasta", records)
         return files

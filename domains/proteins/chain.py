@@ -112,6 +112,19 @@ class Chain:
         edges = [0, *cuts, len(self)]
         return [(a, b) for a, b in itertools.pairwise(edges) if b > a]
 
+    def parts(self) -> list[Chain]:
+        """The chains of a design that has several (property ``chains``), as A, B, ...; else itself.
+
+        They are apart and numbered apart.
+        """
+        if self.properties.get("chains", 1) < 2:
+            return [self]
+        numbers = [parse_residue_id(i)[0] for i in self.residue_ids]
+        cuts = np.flatnonzero(self.joints & (np.diff(numbers) > 1)) + 1
+        edges = itertools.pairwise([0, *cuts.tolist(), len(self)])
+        return [replace(self.take(slice(a, b)), chain_id=chr(ord("A") + k))
+                for k, (a, b) in enumerate(edges)]  # fmt: skip
+
     def take(self, rows: slice | Sequence[int] | ArrayLike) -> Chain:
         """The residues ``rows`` (a slice, indices or a mask), in that order.
 

@@ -30,6 +30,8 @@ __all__ = ["bond_turns", "close", "deviation", "superposition"]
 _LEAST_DAMPING, _MOST_DAMPING = 1e-6, 1e6
 _FARTHEST_TURN = 0.6
 """Radians that a bond turns in one step: beyond, the tangent says nothing of the circle."""
+_STILL = 1e-6
+"""Radians: smaller steps are none."""
 _NEAREST, _NEAR_STD = 4.2, 0.5
 _CLASHES = 32
 """Pairs, the nearest, whose slopes a step looks at; what a step is worth is judged by all."""
@@ -122,8 +124,10 @@ def close(
         own = torch.nn.functional.pad(prior + (~chains.turns).double(), (0, 6), value=1e-9)
         normal = normal + torch.diag_embed(own + damping[:, None] * scale)
         step = -torch.cholesky_solve(pull[..., None], torch.linalg.cholesky(normal))[:, :-6, 0]
-        largest = step.abs().amax(1, keepdim=True).clamp(min=_FARTHEST_TURN)
-        tried = turned + step * (_FARTHEST_TURN / largest)
+        largest = step.abs().amax(1, keepdim=True)
+        if float(largest.max()) < _STILL:
+            break
+        tried = turned + step * (_FARTHEST_TURN / largest.clamp(min=_FARTHEST_TURN))
         tried_x, tried_misfit, tried_cost = chains(tried)
         better = tried_cost + (prior * tried**2).sum(1) <= cost + (prior * turned**2).sum(1)
         turned = torch.where(better[:, None], tried, turned)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from domains.proteins.encoding import Encoding
 from domains.proteins.motif_guidance import MOTIF
+from domains.proteins.symmetry import SYMMETRY
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.guidance.acting import check_weight
@@ -177,6 +178,7 @@ def _shape(model: Model, settings: dict[str, Any], denoiser: Denoiser) -> Denois
 
 GUIDES = {
     "motif": MOTIF,
+    "symmetry": SYMMETRY,
     "contract": Guide(
         "torsions and rotations run to their estimate faster: lower temperature, more structure",
         {"weight": 0.3},

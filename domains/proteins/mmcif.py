@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from pathlib import Path
 
 from Bio.PDB.MMCIF2Dict import MMCIF2Dict
@@ -92,6 +93,8 @@ def _atom(get: dict[str, str], row: int, model: int, chain: str, numbered: bool)
         residue = f"{int(number)}{code}"
     except ValueError:
         raise ValueError(f"residue number {number!r} is not a number") from None
+    if not re.fullmatch(r"[A-Za-z]?", code):
+        raise ValueError(f"insertion code {code!r} is not a letter")
     x, y, z = (_coordinate(get[f"Cartn_{axis}"], axis) for axis in "xyz")
     return Atom(
         row,

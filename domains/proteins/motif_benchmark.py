@@ -31,7 +31,7 @@ _SOLVED = 1.0
 
 def is_clean(chain: Chain) -> bool:
     """Whether a design has clean geometry; see the module."""
-    if not (chain.complete and chain.unbroken):
+    if not (chain.complete and all(part.unbroken for part in chain.parts())):
         return False
     row = rows([chain])[0]
     bond = row.get("bond_CN", math.nan)

@@ -74,6 +74,8 @@ def _atom(line: str, number: int, model: int, hetero: bool, ended: set[str]) -> 
     residue, code = line[22:26].strip(), line[26:27].strip()
     if not re.fullmatch(r"-?\d+", residue):
         raise ValueError(f"residue number {line[22:26]!r} (columns 23-26) is not a number")
+    if not re.fullmatch(r"[A-Za-z]?", code):
+        raise ValueError(f"insertion code {code!r} (column 27) is not a letter")
     x, y, z = (_coordinate(line[a : a + 8], axis) for a, axis in ((30, "x"), (38, "y"), (46, "z")))
     chain = line[21].strip()
     return Atom(

@@ -36,9 +36,9 @@ from sciflow.samplers import Sampler
 from sciflow.state import State
 from sciflow.tasks import Beginning, Task
 
-__all__ = ["Scaffolding", "scaffold", "scaffold_state"]
+__all__ = ["BREAK", "Scaffolding", "numbered_apart", "scaffold", "scaffold_state"]
 
-_BREAK = 64
+BREAK = 64
 """Residue numbers between chains of one design: farther than the network tells distances apart."""
 
 
@@ -69,7 +69,7 @@ def scaffold_state(
             backbone[i, : len(layout)] = torch.from_numpy(around.backbone).double()
         backbone[i, places] = torch.from_numpy(motif.backbone).double()
         piece[i, places] = torch.from_numpy(np.cumsum(np.append(0, motif.joints))[: len(places)])
-        index[i, : len(layout)] += _BREAK * torch.from_numpy(layout.chains)
+        index[i, : len(layout)] += BREAK * torch.from_numpy(layout.chains)
     given = piece >= 0
     extras: dict[str, Tensor] = {"index": index}
     fields = encoding.tensors(backbone, context.mask)
@@ -163,10 +163,12 @@ class Scaffolding(Task):
                     rotation, shift = superimpose(here[:, :3].reshape(-1, 3),
                                                   there[:, :3].reshape(-1, 3))  # fmt: skip
                     x = x @ rotation.T + shift
+        if layout.chains.any():
+            told["chains"] = float(layout.chains.max() + 1)
         letters, given = np.full(len(chain), "X"), np.zeros(len(chain), bool)
         letters[places], given[places] = list(motif.sequence), True
         ends = np.diff(layout.chains) != 0
-        ids = _numbered(layout.chains)
+        ids = numbered_apart(layout.chains)
         # A chain that is not finite is dropped, and its breaks cannot be looked for.
         breaks = np.zeros(max(len(x) - 1, 0), bool)
         if finite:
@@ -215,8 +217,12 @@ def scaffold(
     return [design for design, _ in task.finish(encoding.decode(report.state), draws)]
 
 
-def _numbered(chains: np.ndarray[Any, Any]) -> tuple[str, ...]:
-    """Residue numbers from 1; another chain of the design goes on behind the next hundred."""
+def numbered_apart(chains: np.ndarray[Any, Any]) -> tuple[str, ...]:
+    """Residue numbers from 1; another chain of the design goes on behind the next hundred.
+
+    Args:
+        chains: number of the chain of each residue, ``[N]``.
+    """
     ids, number = list[str](), 0
     for i, chain in enumerate(chains):
         if i and chain != chains[i - 1]:

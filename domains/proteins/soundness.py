@@ -30,8 +30,8 @@ def verdict(chain: Chain) -> str:
     x = chain.backbone.astype(np.float64)
     if float(np.abs(x).max()) > 9000:
         return "coordinates do not fit a PDB file"
-    if len(chain) > 1 and chain.joints.any():
-        gaps = int(chain.joints.sum())
+    gaps = sum(int(part.joints.sum()) for part in chain.parts())
+    if gaps:
         return f"broken at {gaps} place{'s' if gaps > 1 else ''}"
     found = ca_clashes(chain)
     if found > max(1.0, _CLASHES * len(chain)):

@@ -17,15 +17,17 @@ from domains.proteins.infilling import Infilling
 from domains.proteins.io import ReadResult, read_chains
 from domains.proteins.scaffolding import Scaffolding
 from domains.proteins.sequence_encoding import is_sequence_model
+from domains.proteins.symmetry import Oligomers, parse_symmetry
 from sciflow.errors import InputError
 from sciflow.model import Model
 from sciflow.random import Draws
+from sciflow.state import Context
 from sciflow.targets import Target
 from sciflow.tasks import Task
 
 __all__ = ["fixed_contig", "make_task"]
 
-_GROUPS = {"motif": ("contig",), "redesign": ("fix", "noise"), "template": ()}
+_GROUPS = {"motif": ("contig",), "redesign": ("fix", "noise"), "template": (), "symmetry": ()}
 """Each task's first option, and those that go with it."""
 _KEPT_NOISE = 0.5
 
@@ -57,6 +59,12 @@ def make_task(model: Model, options: Mapping[str, Any], targets: Mapping[str, Ta
     if is_sequence_model(model.config):
         raise InputError("this model makes sequences; --motif and --redesign need one of backbones")
     encoding = Encoding.from_config(model.config["encoding"])
+    if "symmetry" in options:
+
+        def sizes(draws: Draws) -> Context:
+            return model.domain.context(model.config, model.reference, draws, targets)
+
+        return Oligomers(model, parse_symmetry(options["symmetry"]), sizes)
     wanted = _conditions(model, targets)
     told = bool(model.config["objective"]["scaffolds"])
     if "redesign" in options:

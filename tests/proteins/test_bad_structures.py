@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from domains.proteins.chain import Chain
+from domains.proteins.ideal import helix_bundle
 from domains.proteins.io import read_chains
 from domains.proteins.pdb import pdb_text, write_pdb
 from sciflow.errors import InputError
@@ -248,3 +250,15 @@ def test_any_damage_to_mmcif_is_told(tmp_path, data):
     # Fewer atoms than a whole file has are told of, unless whole rows are gone with their traces.
     rows = sum(line.startswith("ATOM ") for line in path.read_text().splitlines())
     assert atoms >= rows or result.dropped or result.notes
+
+
+def test_an_insertion_code_that_is_no_letter_costs_its_chain_by_name(tmp_path: Path) -> None:
+    for code in ("\b", "1", "é"):
+        lines = pdb_text(helix_bundle(1).take(slice(0, 8))).split("\n")
+        first = next(i for i, line in enumerate(lines) if line.startswith("ATOM"))
+        lines[first] = lines[first][:26] + code + lines[first][27:]
+        path = tmp_path / "code.pdb"
+        path.write_text("\n".join(lines))
+        with pytest.raises(InputError, match=r"insertion code .* \(column 27\)") as caught:
+            read_chains(path)
+        assert caught.value.line == first + 1

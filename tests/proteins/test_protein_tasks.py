@@ -29,10 +29,11 @@ from sciflow.cli import cli
 from sciflow.errors import InputError
 from sciflow.model import Model
 from sciflow.random import Draws
+from sciflow.samplers import Sampler
 from sciflow.testing.probes import randomise
 
 TWO, ONE = "3-9/A5-12/8-12/A30-36/2-6", "4-9/A5-16/4-9"
-FAST = {"steps": 5, "method": "ab1"}
+FAST = {"steps": 4, "method": "ab1"}
 
 
 def model(preset: str = "angles") -> Model:
@@ -93,7 +94,7 @@ def test_angles_of_pieces_are_the_motifs_to_the_bit(file: Path) -> None:
     begin = guided.begin(draws)
     run = model()
     denoiser = guided.guided(run, run.denoiser)
-    end = run.sampler(denoiser, begin.context, draws).state
+    end = Sampler(**FAST)(denoiser, begin.context, draws).state
     torsions, _ = internal_coordinates(begin.context.extras["motif"], begin.context.mask)
     of_torsions, of_bends = known_angles(begin.context)
     assert int(of_torsions.sum()) == 3 * 3 * (7 + 6) and int(of_bends.sum()) == 3 * (3 * 13 + 2)
