@@ -20,12 +20,13 @@ from domains.proteins.ideal import helix_bundle
 from domains.proteins.io import read_chains, write_pdb
 from domains.proteins.motif_benchmark import is_clean, scaffold_benchmark, summary
 from domains.proteins.motif_guidance import known_angles
-from domains.proteins.motifs import MotifProblem
+from domains.proteins.motifs import MotifProblem, rfdiffusion_benchmark
 from domains.proteins.networks import PRESETS
 from domains.proteins.rebuild import internal_coordinates
 from domains.proteins.scaffolding import scaffold_state
 from domains.proteins.tasks import fixed_contig
 from sciflow.cli import cli
+from sciflow.data import shared_data
 from sciflow.errors import InputError
 from sciflow.model import Model
 from sciflow.random import Draws
@@ -262,3 +263,11 @@ def test_the_benchmark_counts_what_is_within_an_angstrom_and_clean(file: Path) -
     assert is_clean(chains[0]) and not is_clean(chains[0].take(np.r_[0:20, 24:48]))
     stretched = chains[0].backbone * np.float32(1.05)
     assert not is_clean(chains[0].replace(backbone=stretched))
+
+
+@pytest.mark.skipif(shared_data() is None, reason="needs the shared data (SCIFLOW_DATA)")
+def test_a_published_motif_of_two_pieces_comes_within_an_angstrom() -> None:
+    """Of a network that knows nothing of proteins: the bonds bring the pieces together."""
+    problem = next(p for p in rfdiffusion_benchmark() if p.name == "5IUS")
+    (row,) = scaffold_benchmark(model(), 2, problems=[problem], sampler={"steps": 6})
+    assert row["pieces"] == 2 and row["motif_residues"] == 42 and row["within"] == 1
