@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from domains.proteins.clash_guidance import UNCLASH
 from domains.proteins.encoding import Encoding
 from domains.proteins.motif_guidance import MOTIF
 from domains.proteins.symmetry import SYMMETRY
@@ -178,6 +179,7 @@ def _shape(model: Model, settings: dict[str, Any], denoiser: Denoiser) -> Denois
 
 GUIDES = {
     "motif": MOTIF,
+    "unclash": UNCLASH,
     "symmetry": SYMMETRY,
     "contract": Guide(
         "torsions and rotations run to their estimate faster: lower temperature, more structure",
