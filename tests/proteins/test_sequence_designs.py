@@ -17,6 +17,7 @@ from domains.proteins.evaluators.designs import (
     composition_kl,
     design_metrics,
     design_rows,
+    gor_of_data,
     kmers,
     low_complexity,
 )
@@ -151,6 +152,18 @@ class TestRecords:
         answers = Proteins().oracle(self.CHAINS, ["rg_ratio"])
         assert all("rg_ratio" in a.failure and not a.values for a in answers)
         assert Proteins().oracle(self.CHAINS, ["length"])[0].values == {"length": 22}
+
+    def test_data_that_appear_later_are_found(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ):
+        """What was not there once is asked for again where the folder is another."""
+        monkeypatch.setenv("SCIFLOW_DATA", str(tmp_path))
+        without = Proteins().oracle(self.CHAINS, ["helix", "rg_ratio"])
+        assert all("backbones.npz" in a.failure for a in without)
+        monkeypatch.undo()
+        if gor_of_data() is None:
+            pytest.skip("needs shared/data")
+        assert not Proteins().oracle(self.CHAINS, ["helix"])[0].failure
 
     def test_pictures(self):
         domain = Proteins()

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,13 +78,23 @@ class Reference:
         return float((~self.words[own]).mean()) if len(own) else float("nan")
 
 
-@lru_cache(maxsize=1)
 def reference_of_data() -> Reference | None:
     """That of the training part of UniRef, where the data are on this machine."""
+    return _reference_in(shared_data())
+
+
+def gor_of_data() -> GOR | None:
+    """Counted on all chains of known structure, where the data are on this machine."""
+    return _gor_in(shared_data())
+
+
+# Remembered by folder: where the data are may change in the life of a process.
+@lru_cache(maxsize=2)
+def _reference_in(folder: Path | None) -> Reference | None:
     from domains.proteins.residue_data import uniref
     from sciflow.errors import InputError
 
-    if shared_data() is None:
+    if folder is None:
         return None
     try:
         return Reference.of(uniref().part("train").sequences)
@@ -91,12 +102,13 @@ def reference_of_data() -> Reference | None:
         return None
 
 
-@lru_cache(maxsize=1)
-def gor_of_data() -> GOR | None:
-    """Counted on all chains of known structure, where the data are on this machine."""
+@lru_cache(maxsize=2)
+def _gor_in(folder: Path | None) -> GOR | None:
     from domains.proteins.datasets import backbones
     from sciflow.errors import InputError
 
+    if folder is None:
+        return None
     try:
         return GOR.of_table(backbones())
     except InputError:
@@ -169,7 +181,7 @@ def guesses(chains: Sequence[Chain], properties: Sequence[str]) -> list[OracleAn
             values |= gor.contents(chain.sequence)
         missing = [p for p in properties if p not in values]
         failure = f"{missing[0]} is not told by a sequence alone" if missing else ""
-        if missing and gor is None:
+        if gor is None and set(missing) & {"helix", "strand"}:
             failure = "the GOR method is counted on backbones.npz, which is not on this machine"
         asked = {} if failure else {p: values[p] for p in properties}
         answers.append(OracleAnswer(asked, failure, time.monotonic() - begin))
