@@ -75,6 +75,10 @@ class Model:
         self._wraps: list[Callable[[Model, Denoiser], Denoiser]] = []
         self._weight: float | None = None
 
+    def has_guide(self, name: str) -> bool:
+        """Whether a guide of that name is on."""
+        return any(_guide_name(label) == name for label in self.guides)
+
     @property
     def properties(self) -> list[str]:
         """What this model can be asked for."""
@@ -266,7 +270,7 @@ class Model:
             wrap = lambda run, denoiser: found.wrap(run, chosen, denoiser)  # noqa: E731
             label = f"{guide}:" + ",".join(f"{k}={v}" for k, v in chosen.items() if v != "")
             weight = 0.0 if found.instead else weight
-            former = [(k, w) for k, w in former if k.partition(":")[0] != guide]
+            former = [(k, w) for k, w in former if _guide_name(k) != guide]
         return self._with([*former, (label, wrap)], weight)
 
     def _with(
@@ -396,6 +400,10 @@ def _counted(denoiser: Denoiser, base: Denoiser) -> Iterator[list[int]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _guide_name(label: str) -> str:
+    return label.partition(":")[0]
 
 
 def _sampled(denoiser: Denoiser, sampler: Sampler, begin: Beginning, draws: Draws, device: str,

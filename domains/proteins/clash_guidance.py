@@ -12,7 +12,6 @@ stays bit for bit. Given residues neither turn nor count.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.guides import Guide
 from sciflow.model import Model
-from sciflow.samplers.hooks import Step
+from sciflow.samplers.hooks import Step, after_inner
 from sciflow.state import State, Times
 
 __all__ = ["UNCLASH", "Unclashed"]
@@ -70,9 +69,7 @@ class Unclashed(Denoiser):
 
     def after_step(self, step: Step) -> State:
         """The finished chain parted, after the guided model's own hook."""
-        inner = getattr(self.denoiser, "after_step", None)
-        if inner is not None:
-            step = replace(step, state=inner(step))
+        step = after_inner(self.denoiser, step)
         state = step.state
         if step.end > 0 or "piece" in state.context.extras:
             return state

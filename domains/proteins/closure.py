@@ -25,14 +25,15 @@ from torch import Tensor
 
 from domains.proteins.rebuild import rebuild
 
-__all__ = ["bond_turns", "close", "deviation", "superposition"]
+__all__ = ["NEAREST", "NEAR_STD", "bond_turns", "close", "deviation", "superposition"]
 
 _LEAST_DAMPING, _MOST_DAMPING = 1e-6, 1e6
 _FARTHEST_TURN = 0.6
 """Radians that a bond turns in one step: beyond, the tangent says nothing of the circle."""
 _STILL = 1e-6
 """Radians: smaller steps are none."""
-_NEAREST, _NEAR_STD = 4.2, 0.5
+NEAREST, NEAR_STD = 4.2, 0.5
+"""Ångström: CA atoms nearer than the first touch, by so many of the second."""
 _CLASHES = 32
 """Pairs, the nearest, whose slopes a step looks at; what a step is worth is judged by all."""
 
@@ -208,7 +209,7 @@ class _Chains:
         a, b = (ca.gather(1, k[..., None].expand(-1, -1, 3)) for k in (first, second))
         toward = (a - b) / (a - b).square().sum(-1, keepdim=True).clamp(min=1e-12).sqrt()
         move = slope(a, 3 * first + 1) - slope(b, 3 * second + 1)
-        rows = -(move * toward[:, :, None]).sum(-1) * (self.clash**0.5 / _NEAR_STD)
+        rows = -(move * toward[:, :, None]).sum(-1) * (self.clash**0.5 / NEAR_STD)
         rows = torch.nn.functional.pad(rows * (near > 0)[..., None], (0, 6))
         return torch.cat((j, rows), 1), torch.cat((residual.flatten(1), near), 1)
 
@@ -220,7 +221,7 @@ class _Chains:
     def _near(self, x: Tensor) -> Tensor:
         """√c (4.2 Å − d_ij)/0.5 Å of pairs nearer than that, ``[B, N, N]``."""
         d = torch.cdist(x[:, :, 1], x[:, :, 1])
-        return (_NEAREST - d).clamp(min=0) * self.apart * (self.clash**0.5 / _NEAR_STD)
+        return (NEAREST - d).clamp(min=0) * self.apart * (self.clash**0.5 / NEAR_STD)
 
 
 def _packed(marks: Tensor) -> tuple[Tensor, Tensor]:

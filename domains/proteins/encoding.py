@@ -31,7 +31,7 @@ from sciflow.errors import InputError
 from sciflow.state import Context, State
 from sciflow.training.prepared import PreparedData
 
-__all__ = ["FIELDS", "Encoding", "empty_context"]
+__all__ = ["FIELDS", "Encoding", "empty_context", "known_properties"]
 
 FIELDS = ("positions", "rotations", "torsions", "bends")
 _INTERNAL, _SPATIAL = ("torsions", "bends"), ("positions", "rotations")
@@ -122,11 +122,8 @@ class Encoding:
             if not len(chain) or not chain.complete:
                 raise InputError(f"chain {i} ({chain.name or 'unnamed'}) lacks residues or atoms")
         fields, mask = self._batch([c.backbone for c in chains])
-        values = {
-            c: torch.tensor([chain.properties.get(c, float("nan")) for chain in chains])
-            for c in conditions
-        }
-        return State({f: x.float() for f, x in fields.items()}, Context(mask, values))
+        context = Context(mask, known_properties(chains, conditions))
+        return State({f: x.float() for f, x in fields.items()}, context)
 
     def decode(self, state: State) -> list[Chain]:
         """The chains of a state; numbers that are not finite are passed on for the caller."""
@@ -176,6 +173,11 @@ class Encoding:
             backbone[i, : len(chain)] = torch.from_numpy(np.asarray(chain, np.float64))
             mask[i, : len(chain)] = True
         return self.tensors(backbone, mask), mask
+
+
+def known_properties(chains: Sequence[Chain], names: Sequence[str]) -> dict[str, Tensor]:
+    """Properties of chains, ``[B]`` each; NaN where one is not known."""
+    return {k: torch.tensor([c.properties.get(k, float("nan")) for c in chains]) for k in names}
 
 
 def empty_context(lengths: Tensor, conditions: dict[str, Tensor]) -> Context:

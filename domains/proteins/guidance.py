@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from domains.proteins.clash_guidance import UNCLASH
+from domains.proteins.closure import NEAR_STD, NEAREST
 from domains.proteins.encoding import Encoding
 from domains.proteins.motif_guidance import MOTIF
 from domains.proteins.symmetry import SYMMETRY
@@ -36,7 +37,7 @@ from sciflow.state import State, Times
 
 __all__ = ["GUIDES", "Contracted", "ShapeEnergy", "rg_ratio", "shape_guidance"]
 
-_RATIO_STD, _NEAREST, _NEAR_STD = 0.05, 4.2, 0.5
+_RATIO_STD = 0.05
 _MOVED = ("torsions", "positions")
 _FARTHEST = 3.1
 """Radians: just inside half a turn."""
@@ -83,7 +84,7 @@ class ShapeEnergy:
             far = (i[:, None] - i).abs() > 2
             pairs = mask[:, :, None] & mask[:, None] & far
             d = length(ca[:, :, None] - ca[:, None])
-            near = ((_NEAREST - d).clamp(min=0) / _NEAR_STD) ** 2 * pairs
+            near = ((NEAREST - d).clamp(min=0) / NEAR_STD) ** 2 * pairs
             total = total - 0.25 * self.clash * near.sum((1, 2))
         return total
 

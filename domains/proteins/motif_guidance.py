@@ -12,7 +12,6 @@ The motif travels in the context, where :func:`domains.proteins.scaffolding.scaf
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from sciflow.guidance.acting import check_interval
 from sciflow.guidance.energy.strengths import open_variance
 from sciflow.guides import Guide
 from sciflow.model import Model
-from sciflow.samplers.hooks import Step
+from sciflow.samplers.hooks import Step, after_inner
 from sciflow.state import Context, State, Times, field_times
 
 __all__ = ["MOTIF", "MotifGuidance", "known_angles"]
@@ -101,9 +100,7 @@ class MotifGuidance(Denoiser):
 
     def after_step(self, step: Step) -> State:
         """The finished chain carries the motif, after the guided model's own hook."""
-        inner = getattr(self.denoiser, "after_step", None)
-        if inner is not None:
-            step = replace(step, state=inner(step))
+        step = after_inner(self.denoiser, step)
         if step.end > 0:
             return step.state
         time = torch.zeros(step.state.batch_size, dtype=torch.float64, device=step.state.device)

@@ -126,7 +126,7 @@ class Scaffolding(Task):
 
     def guided(self, run: Model, denoiser: Denoiser) -> Denoiser:
         """Angles carry their motif; a guide ``motif`` of the user's own does it instead."""
-        named = any(label.partition(":")[0] == "motif" for label in run.guides)
+        named = run.has_guide("motif")
         if named or "positions" in self.encoding.fields or not len(self.contig.motif):
             return denoiser
         return MOTIF.wrap(run, dict(MOTIF.settings), denoiser)

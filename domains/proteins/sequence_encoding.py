@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from domains.proteins.chain import ALPHABET, Chain
+from domains.proteins.encoding import known_properties
 from domains.proteins.residue_data import SequenceTable, from_chains, sequence_chain
 from domains.proteins.table import ChainTable
 from sciflow.errors import InputError
@@ -64,11 +65,7 @@ def encode(chains: Sequence[Chain], conditions: Sequence[str] = ()) -> State:
             raise InputError(f"chain {i} ({chain.name or 'unnamed'}) has no residues")
         tokens[i, : len(chain)] = torch.from_numpy(codes(chain.sequence).astype(np.int64))
         mask[i, : len(chain)] = True
-    values = {
-        c: torch.tensor([chain.properties.get(c, float("nan")) for chain in chains])
-        for c in conditions
-    }
-    return State({FIELD: tokens}, Context(mask, values))
+    return State({FIELD: tokens}, Context(mask, known_properties(chains, conditions)))
 
 
 def decode(state: State) -> list[Chain]:
@@ -130,10 +127,9 @@ def prepare(
             "a folder of structures, where it is known"
         )
     data, held_out = (_tensors(part, asked) for part in (train, valid))
+    known = statistics(data.conditions)
     if like is not None:
-        known = statistics(data.conditions) if asked else {}
         return {**like, "dataset": table.name, "labels": known}, data, held_out
-    known = statistics(data.conditions) if asked else {}
     config = {
         "domain": "proteins",
         "dataset": table.name,

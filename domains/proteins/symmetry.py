@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ from sciflow.guides import Guide
 from sciflow.model import Model
 from sciflow.networks.pairs import length
 from sciflow.random import Draws
-from sciflow.samplers.hooks import Step
+from sciflow.samplers.hooks import Step, after_inner
 from sciflow.state import Context, State, Times
 from sciflow.tasks import Beginning, Task
 
@@ -138,9 +138,7 @@ class Symmetric(Denoiser):
 
     def after_step(self, step: Step) -> State:
         """The finished sample is n copies of its first, after the guided model's own hook."""
-        inner = getattr(self.denoiser, "after_step", None)
-        if inner is not None:
-            step = replace(step, state=inner(step))
+        step = after_inner(self.denoiser, step)
         if step.end > 0:
             return step.state
         return self._repeated(step.state, _Copies.of(step.state.context, self.order))
@@ -213,7 +211,7 @@ class Oligomers(Task):
 
     def guided(self, run: Model, denoiser: Denoiser) -> Denoiser:
         """Symmetric; a guide ``symmetry`` of the user's own does it instead."""
-        if any(label.partition(":")[0] == "symmetry" for label in run.guides):
+        if run.has_guide("symmetry"):
             return denoiser
         return SYMMETRY.wrap(run, {**SYMMETRY.settings, "order": self.order}, denoiser)
 

@@ -9,7 +9,7 @@ import click
 
 from sciflow.cli.common import (
     FILE,
-    jobs,
+    jobs_option,
     names,
     progress_bar,
     report_dropped,
@@ -54,8 +54,7 @@ __all__ = ["sample", "torch_device"]
 @click.option("--first", type=click.IntRange(min=0), default=0, show_default=True,
               help="Number of the first sample, to share a large run out.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-@click.option("--jobs", type=int, callback=jobs, default=-1, show_default=True,
-              help="Processes of the oracle; -1 is every core.")  # fmt: skip
+@jobs_option(" of the oracle")
 @click.option("--properties", callback=names, metavar="NAMES",
               help="Let the oracle measure these too, e.g. gap,alpha.")  # fmt: skip
 @click.option(

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sciflow.denoisers import Network
+from sciflow.networks.attention import attend
 from sciflow.networks.embeddings import ConditionEmbedding
 from sciflow.state import Context
 
@@ -118,13 +119,8 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, turns: tuple[Tensor, Tensor], allowed: Tensor | None) -> Tensor:
         """``h [B, N, dim]``; ``turns`` of :func:`rotary`; ``allowed`` bool ``[B, 1, 1, N]``."""
-        b, n, dim = h.shape
-        qkv = self.qkv(self.norm_a(h)).view(b, n, 3, self.heads, dim // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        values = F.scaled_dot_product_attention(
-            turned(q, turns), turned(k, turns), v, attn_mask=allowed
-        )
-        h = h + self.drop(self.out(values.transpose(1, 2).reshape(b, n, dim)))
+        values = attend(self.qkv(self.norm_a(h)), self.heads, allowed, lambda x: turned(x, turns))
+        h = h + self.drop(self.out(values))
         return h + self.drop(self.mlp(self.norm_m(h)))
 
 

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sciflow.denoisers import Network
+from sciflow.networks.attention import attend
 from sciflow.networks.inputs import Modulation, PointInputs, SampleEmbedding
 from sciflow.networks.pairs import PairInputs, distances
 from sciflow.networks.rotations import rotation_from_points
@@ -155,13 +156,9 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, c: Tensor, bias: Tensor) -> Tensor:
         """``h [B, N, dim]``, ``c [B, 1 or N, dim]``, ``bias [B, heads, N, N]``."""
-        b, n, dim = h.shape
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(c)
         qkv = self.qkv(self.norm(h) * scale_a + shift_a)
-        qkv = qkv.view(b, n, 3, self.heads, dim // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        values = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        h = h + gate_a * self.out(values.transpose(1, 2).reshape(b, n, dim))
+        h = h + gate_a * self.out(attend(qkv, self.heads, bias.to(qkv.dtype)))
         return h + gate_m * self.mlp(self.norm(h) * scale_m + shift_m)
 
 

@@ -13,14 +13,14 @@ Guidance is a denoiser, and needs no more than to be called. Two things do need 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from sciflow.denoisers import Prediction
+from sciflow.denoisers import Denoiser, Prediction
 from sciflow.state import State
 
-__all__ = ["After", "Select", "Step"]
+__all__ = ["After", "Select", "Step", "after_inner"]
 
 
 @dataclass(frozen=True)
@@ -50,3 +50,9 @@ Select = Callable[[int, float, State, Prediction], Tensor | None]
 
 After = Callable[[Step], State]
 """The fields to go on from. Given elements are put back afterwards."""
+
+
+def after_inner(denoiser: Denoiser, step: Step) -> Step:
+    """The step as the hook of a guided model left it, if it has one: before that of its guide."""
+    inner: After | None = getattr(denoiser, "after_step", None)
+    return step if inner is None else replace(step, state=inner(step))

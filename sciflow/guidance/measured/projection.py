@@ -14,7 +14,7 @@ It is what posterior sampling (:mod:`sciflow.guidance.measured.posterior`) becom
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from sciflow.guidance.measured.conjugate_gradients import conjugate_gradients
 from sciflow.guidance.measured.measurements import Measurement, NonlinearMeasurement, linearized
 from sciflow.guidance.measured.posterior import measured_path
 from sciflow.paths import CategoricalPath
-from sciflow.samplers.hooks import Step
+from sciflow.samplers.hooks import Step, after_inner
 from sciflow.spaces import Space
 from sciflow.state import State, Times
 
@@ -141,9 +141,7 @@ class Projected(Denoiser):
 
     def after_step(self, step: Step) -> State:
         """The finished state obeys too, after the hook of the guided model, if it has one."""
-        inner = getattr(self.denoiser, "after_step", None)
-        if inner is not None:
-            step = replace(step, state=inner(step))
+        step = after_inner(self.denoiser, step)
         if step.end > 0 or self.weight < 1:
             return step.state
         moved = self.projection(step.state)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sciflow.denoisers import Network
+from sciflow.networks.attention import attend
 from sciflow.networks.embeddings import LevelEmbedding
 from sciflow.networks.inputs import Modulation
 from sciflow.networks.series.inputs import SeriesInputs, rows_of
@@ -105,13 +106,8 @@ class _Block(nn.Module):
 
     def forward(self, h: Tensor, c: Tensor, bias: Tensor) -> Tensor:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(c)
-        b, n, dim = h.shape
-        qkv = self.qkv(self.norm(h) * scale_a + shift_a).view(
-            b, n, 3, self.heads, dim // self.heads
-        )
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        values = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        h = h + gate_a * self.drop(self.merge(values.transpose(1, 2).reshape(b, n, dim)))
+        values = attend(self.qkv(self.norm(h) * scale_a + shift_a), self.heads, bias)
+        h = h + gate_a * self.drop(self.merge(values))
         return h + gate_m * self.drop(self.mlp(self.norm(h) * scale_m + shift_m))
 
 
