@@ -106,7 +106,7 @@ def published(
     k = group.kappa.to(y)[:, None, None]
 
     def clean(x: Tensor, i: int) -> Tensor:
-        t = path.schedule.at_logsnr((kept[i] / (1 - kept[i])).log())
+        t = path.schedule.at_logsnr((kept[i] / (1 - kept[i])).log() / 2)
         a = path.schedule(t)[0]
         # The same x_t in units of the path: a/√ᾱ, with the ratio of signal to noise kept.
         here = State({FIELD: x * float(a / kept[i].sqrt())}, context)

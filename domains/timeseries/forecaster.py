@@ -24,7 +24,7 @@ from domains.timeseries.covariates import Covariates
 from domains.timeseries.forecast import Forecast, Imputation
 from domains.timeseries.imputing import imputed
 from domains.timeseries.paths import PathDrawer, stream_of
-from domains.timeseries.refining import Refinement, RefineMethod
+from domains.timeseries.refining import PILOT, Refinement, RefineMethod
 from domains.timeseries.series import Series
 from sciflow.errors import InputError
 from sciflow.model import Model, load
@@ -241,22 +241,23 @@ class Forecaster:
     def _refined(self, f: Forecast, s: Series, samples: int, drawer: PathDrawer,
                  how: Refinement) -> Forecast:  # fmt: skip
         horizon, joined = f.samples.shape[1], []
+        rows = max(samples, PILOT)
         for part in self._parts(s):
             columns = [s.channels.index(c) for c in part.channels]
-            pick = np.arange(samples) % len(f.samples)
+            pick = np.arange(rows) % len(f.samples)
             base = torch.from_numpy(f.samples[pick][:, :, columns])
-            y = _tail(part, self.context)[None].expand(samples, -1, -1)
+            y = _tail(part, self.context)[None].expand(rows, -1, -1)
             y = torch.cat((y, base), 1)
             y = torch.nn.functional.pad(y, (0, 0, 0, self.horizon - horizon), value=torch.nan)
             given = torch.isfinite(y)
             given[:, self.context :] = False
             real = given.clone()
             real[:, self.context :] = True
-            streams, numbers = [_stream(part)] * samples, torch.arange(samples)
-            told = self._told([part], 0, samples)
+            streams, numbers = [_stream(part)] * rows, torch.arange(rows)
+            told = self._told([part], 0, rows)
             drawn = drawer.refined(y, given, real, told, streams, numbers, how)
-            joined.append(drawn[:, self.context : self.context + horizon].numpy())
-        calls = how.iterations + len(drawer.sampler.plan(self.model.denoiser))
+            joined.append(drawn[:samples, self.context : self.context + horizon].numpy())
+        calls = how.calls(len(drawer.sampler.plan(self.model.denoiser)))
         return Forecast(s.name, s.channels, f.index, np.concatenate(joined, -1), calls, s)
 
     def _parts(self, s: Series) -> list[Series]:

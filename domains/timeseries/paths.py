@@ -12,11 +12,12 @@ from torch import Tensor
 
 from domains.timeseries.encoding import FIELD, batch_of, values_of
 from domains.timeseries.methods import METHODS, SAMPLERS, Method, prepared
-from domains.timeseries.refining import Refinement
+from domains.timeseries.refining import PILOT, Refinement, base_weight
 from sciflow.errors import InputError, NonFiniteError
 from sciflow.model import Model
 from sciflow.random import Draws
 from sciflow.samplers import Sampler
+from sciflow.state import State
 
 __all__ = ["PathDrawer", "stream_of"]
 
@@ -103,15 +104,30 @@ class PathDrawer:
 
     def refined(self, y: Tensor, given: Tensor, real: Tensor, covariates: Tensor | None,
                 streams: Sequence[int], numbers: Tensor, how: Refinement) -> Tensor:  # fmt: skip
-        """The windows with what is not given moved from the values it has in ``y``."""
+        """The windows of one series with what is not given moved from the values it has in ``y``.
+
+        The first ``PILOT`` rows say how far those values are trusted.
+        """
         config, keys = self.model.config, _keys(streams, numbers)
+        mine = self(torch.where(given, y, torch.nan), given, real, covariates, streams, numbers,
+                    len(y))  # fmt: skip
+
+        def batch(values: Tensor, part: slice) -> State:
+            told = None if covariates is None else covariates[part]
+            return batch_of(values[part], given[part], real[part], config["season"],
+                            config["lags"], told)  # fmt: skip
+
+        first = slice(PILOT)
+        asked = (torch.isfinite(y) & ~given)[0]
+        weight, variance = base_weight(
+            batch(mine, first)[FIELD], batch(y, first)[FIELD], asked)  # fmt: skip
+        weight = weight if how.trust is None else how.trust
 
         def drawn(part: slice) -> Tensor:
-            told = None if covariates is None else covariates[part]
-            batch = batch_of(y[part], given[part], real[part], config["season"], config["lags"],
-                             told)  # fmt: skip
-            x = how(self.model.denoiser, self.sampler, batch, Draws(self.seed, keys[part]))
-            return values_of(x, batch.context)
+            base, own = batch(torch.where(torch.isfinite(y), y, mine), part), batch(mine, part)
+            x = how(self.model.denoiser, self.sampler, base, own[FIELD], weight, variance,
+                    Draws(self.seed, keys[part]))  # fmt: skip
+            return values_of(x, base.context)
 
         return torch.where(given, y, self._in_parts(len(y), drawn))
 
