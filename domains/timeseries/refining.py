@@ -14,18 +14,19 @@ naive forecast, R = 1, which is the unit of the frame. Path i begins at
 
 which is a draw of the law of the truth given both, N(m + w (b − m), (1 − w) V), where both state
 their spread, are Gaussian and err independently, the base's errors correlated in time as the
-model's are. (Errors that both make leave intervals too narrow.) It then moves in the energy of that law (Kollovieh et al.
-2023 take the denoising loss at one noise level for the model's part, whose gradient this is),
+model's are. (Errors that both make leave its intervals too narrow.) It then moves in the energy of
+that law (Kollovieh et al. 2023 take the denoising loss at one noise level for the model's part,
+whose gradient this is),
 
     ∇U(x) = −s(x) − (w/(1 − w)) (s(x) − s(b_i)),      s(x) = (D(x) − x)/σ²,
 
-p_σ the model's law of the future blurred by noise of standard deviation σ, s its score:
+with s the score of the model's law of the future blurred by noise of standard deviation σ:
 
     langevin      x ← x − (η/2) σ² (1 − w) ∇U + √(η (1 − w)) σ z, then from σ down to 0: samples
     most-likely   x ← x − (η/2) σ² (1 − w) ∇U, then D(x): the nearest likely path
 
-whose law is the same where σ² is small against V. w = 0 forgets the base, 1 keeps it as it is. Paths of a base with fewer samples than are asked
-for are repeated.
+whose law is the same where σ² is small against V. w = 0 forgets the base, 1 keeps it as it is.
+Paths of a base with fewer samples than are asked for are repeated.
 """
 
 from __future__ import annotations
