@@ -7,7 +7,8 @@ Guidance is a denoiser, and needs no more than to be called. Two things do need 
   together; the random numbers stay with the rows, so that copies part again where steps are
   stochastic;
 * :data:`After`, after a step: the state is moved, onto a constraint for example. A denoiser that
-  needs it has it as its method ``after_step``, which every sampler calls.
+  needs it has it as its method ``after_step``, which every sampler calls, through whatever wraps
+  it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.state import State
 
-__all__ = ["After", "Select", "Step", "after_inner"]
+__all__ = ["After", "Select", "Step", "after_inner", "hook_of"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,18 @@ After = Callable[[Step], State]
 """The fields to go on from. Given elements are put back afterwards."""
 
 
+def hook_of(denoiser: Denoiser) -> After | None:
+    """The ``after_step`` of a denoiser; of one without that only wraps another, the other's."""
+    inner: Denoiser | None = denoiser
+    while inner is not None:
+        hook: After | None = getattr(inner, "after_step", None)
+        if hook is not None:
+            return hook
+        inner = getattr(inner, "denoiser", None)
+    return None
+
+
 def after_inner(denoiser: Denoiser, step: Step) -> Step:
     """The step as the hook of a guided model left it, if it has one: before that of its guide."""
-    inner: After | None = getattr(denoiser, "after_step", None)
+    inner = hook_of(denoiser)
     return step if inner is None else replace(step, state=inner(step))

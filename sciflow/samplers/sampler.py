@@ -32,7 +32,7 @@ from sciflow.errors import InputError
 from sciflow.paths import CategoricalPath, GaussianPath, Path
 from sciflow.random import Draws
 from sciflow.samplers.finite import Watch
-from sciflow.samplers.hooks import After, Select, Step
+from sciflow.samplers.hooks import After, Select, Step, hook_of
 from sciflow.samplers.methods import stepper_of
 from sciflow.samplers.passes import plan_of
 from sciflow.samplers.plan import Plan
@@ -150,7 +150,7 @@ class Sampler(SamplerSettings):
             # A run's history is in its own copy.
             moving = {f: copy(stepper) for f, stepper in prepared.items()}
             moves = [(f, stepper.step) for f, stepper in moving.items()]
-            hooks = [h for h in (getattr(denoiser, "after_step", None), after) if h is not None]
+            hooks = [h for h in (hook_of(denoiser), after) if h is not None]
             # Whoever else moves the state might mend it, too.
             lasting = not hooks and select is None and all(s.keeps_broken for s in moving.values())
             watch = Watch(paths, state, draws, lasting)

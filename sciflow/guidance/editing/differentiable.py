@@ -63,8 +63,6 @@ class _Recomputed(Denoiser):
         super().__init__()
         self.denoiser, self.paths, self.recompute = denoiser, denoiser.paths, recompute
         self.calls, self.last = 0, None
-        if (hook := getattr(denoiser, "after_step", None)) is not None:
-            self.after_step = hook
 
     last: Prediction | None
 

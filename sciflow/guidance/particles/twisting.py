@@ -22,6 +22,7 @@ from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.paths import CategoricalPath, GaussianPath, Path
 from sciflow.samplers import Sampler
+from sciflow.samplers.hooks import hook_of
 from sciflow.samplers.linear import LinearStepper
 from sciflow.samplers.methods import stepper_of
 from sciflow.state import Context, State, Times, field_times
@@ -111,7 +112,7 @@ def transition_ratio(
     Raises:
         InputError: the law of a step is not known, or has no noise.
     """
-    if getattr(denoiser, "after_step", None) is not None:
+    if hook_of(denoiser) is not None:
         raise InputError(
             f"{type(denoiser).__name__} moves the state after a step, whose law is not known then; "
             "set twisted=False"
