@@ -10,7 +10,8 @@ the motif minimises
 x_m the motif's atoms N, CA, C in the chain, y_m in the motif's file, d_ij between CA atoms; the
 inner minimum is the best superposition (Kabsch 1976), and E is 3K RMSD²/(2σ²) for K residues. V is
 what the noise leaves open of an angle, so that f is −log p(θ | x_t, motif) for a Gaussian estimate
-and a motif known to σ.
+and a motif known to σ. Distances that are wanted between single atoms, as those of strands in a
+sheet, are further squares (:class:`Links`).
 
 A bond that turns moves all behind it about its axis u through p: ∂x_m/∂θ = u × (x_m − p). With
 these and the six rigid motions, which cost nothing, f is a sum of squares, and is minimised by
@@ -20,12 +21,14 @@ loop closure by cyclic coordinate descent (Canutescu & Dunbrack 2003) does one b
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from domains.proteins.rebuild import rebuild
 
-__all__ = ["NEAREST", "NEAR_STD", "bond_turns", "close", "deviation", "superposition"]
+__all__ = ["NEAREST", "NEAR_STD", "Links", "bond_turns", "close", "deviation", "superposition"]
 
 _LEAST_DAMPING, _MOST_DAMPING = 1e-6, 1e6
 _FARTHEST_TURN = 0.6
@@ -36,6 +39,41 @@ NEAREST, NEAR_STD = 4.2, 0.5
 """Ångström: CA atoms nearer than the first touch, by so many of the second."""
 _CLASHES = 32
 """Pairs, the nearest, whose slopes a step looks at; what a step is worth is judged by all."""
+
+
+@dataclass(frozen=True)
+class Links:
+    """Distances that are wanted between atoms of a chain: Σ (d − l)²/(2σ²) more in f.
+
+    Attributes:
+        atoms: of each link, int64 ``[B, Q, 2]``: 4 · residue + place among N, CA, C, O.
+        length: l in ångström, ``[B, Q]``.
+        weight: 1/σ, ``[B, Q]``; 0 is no link.
+    """
+
+    atoms: Tensor
+    length: Tensor
+    weight: Tensor
+
+    def scaled(self, factor: float) -> Links:
+        """With other weights."""
+        return Links(self.atoms, self.length, self.weight * factor)
+
+    def to(self, device: torch.device) -> Links:
+        """On a device."""
+        return Links(self.atoms.to(device), self.length.to(device), self.weight.to(device))
+
+    def residual(self, x: Tensor) -> Tensor:
+        """(d − l)/σ in chains ``[B, N, 4, 3]``, ``[B, Q]``."""
+        a, b = self.ends(x)
+        d = (a - b).square().sum(-1).clamp(min=1e-12).sqrt()
+        return (d - self.length) * self.weight
+
+    def ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both atoms of each link, ``[B, Q, 3]`` each."""
+        flat = x.flatten(1, 2)
+        a, b = (flat.gather(1, k[..., None].expand(-1, -1, 3)) for k in self.atoms.unbind(-1))
+        return a, b
 
 
 def superposition(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,6 +127,7 @@ def close(
     tolerance: float,
     iterations: int,
     clash: float = 0.0,
+    links: Links | None = None,
 ) -> Tensor:
     """Torsions near the given ones whose chain carries the motif; see the module.
 
@@ -102,6 +141,7 @@ def close(
         tolerance: σ in ångström.
         iterations: steps; one that does not lower f is taken back and tried again shorter.
         clash: c.
+        links: distances to be kept.
 
     Returns:
         ``[B, N, 3]``; ω is as it was.
@@ -110,7 +150,7 @@ def close(
     sound = torsions.isfinite().all((1, 2)) & bends.isfinite().all((1, 2))
     start = torsions.double().where(sound[:, None, None], 0.0)
     chains = _Chains(start, bends.double().where(sound[:, None, None], 1.0), motif.double(),
-                     carries, free, tolerance, clash)  # fmt: skip
+                     carries, free, tolerance, clash, links)  # fmt: skip
     prior = chains.turns.double() / variance.double()[:, None]
     turned, damping = torch.zeros_like(prior), torch.full_like(prior[:, 0], 1e-2)
     x, misfit, cost = chains(turned)
@@ -150,9 +190,9 @@ class _Chains:
     """
 
     def __init__(self, theta: Tensor, bends: Tensor, motif: Tensor, carries: Tensor, free: Tensor,
-                 tolerance: float, clash: float):  # fmt: skip
+                 tolerance: float, clash: float, links: Links | None = None):  # fmt: skip
         self.theta, self.bends = theta, bends
-        self.tolerance, self.clash = tolerance, clash
+        self.tolerance, self.clash, self.links = tolerance, clash, links
         self.bonds, self.turns = _packed(free.flatten(1))
         self.atoms, there = _packed(carries[..., None].expand(*carries.shape, 3).flatten(1))
         self.weight = there.double()
@@ -178,6 +218,8 @@ class _Chains:
         cost = misfit.square().sum((1, 2)) / self.tolerance**2
         if self.clash > 0:
             cost = cost + self._near(x).square().sum((1, 2))
+        if self.links is not None:
+            cost = cost + self.links.residual(x).square().sum(1)
         return x, misfit, cost
 
     def slopes(self, x: Tensor, misfit: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,17 +243,29 @@ class _Chains:
         spin = torch.linalg.cross(one, away[:, :, None].expand_as(one))
         j = torch.cat((slope(at, self.atoms), one, spin), 2) * self.weight[..., None, None]
         j, residual = j.transpose(2, 3).flatten(1, 2) / self.tolerance, misfit / self.tolerance
+        rows, residuals = [j], [residual.flatten(1)]
+
+        def stretched(a: Tensor, b: Tensor, order: tuple[Tensor, Tensor], weight: Tensor) -> None:
+            """Rows of weighted distances between atoms."""
+            toward = (a - b) / (a - b).square().sum(-1, keepdim=True).clamp(min=1e-12).sqrt()
+            move = slope(a, order[0]) - slope(b, order[1])
+            row = (move * toward[:, :, None]).sum(-1) * weight[..., None]
+            rows.append(torch.nn.functional.pad(row, (0, 6)))
+
+        if self.links is not None:
+            # An oxygen turns with its ψ, like the next nitrogen.
+            first, second = (3 * (k // 4) + k % 4 for k in self.links.atoms.unbind(-1))
+            stretched(*self.links.ends(x), (first, second), self.links.weight)
+            residuals.append(self.links.residual(x))
         if self.clash <= 0:
-            return j, residual.flatten(1)
+            return torch.cat(rows, 1), torch.cat(residuals, 1)
         n, ca = x.shape[1], x[:, :, 1]
         near, pairs = self._near(x).flatten(1).topk(min(_CLASHES, n * n), 1)
         first, second = pairs // n, pairs % n
         a, b = (ca.gather(1, k[..., None].expand(-1, -1, 3)) for k in (first, second))
-        toward = (a - b) / (a - b).square().sum(-1, keepdim=True).clamp(min=1e-12).sqrt()
-        move = slope(a, 3 * first + 1) - slope(b, 3 * second + 1)
-        rows = -(move * toward[:, :, None]).sum(-1) * (self.clash**0.5 / NEAR_STD)
-        rows = torch.nn.functional.pad(rows * (near > 0)[..., None], (0, 6))
-        return torch.cat((j, rows), 1), torch.cat((residual.flatten(1), near), 1)
+        slack = -(self.clash**0.5 / NEAR_STD) * (near > 0).to(near)
+        stretched(a, b, (3 * first + 1, 3 * second + 1), slack)
+        return torch.cat(rows, 1), torch.cat((*residuals, near), 1)
 
     def _motif(self, x: Tensor) -> Tensor:
         """The motif's atoms of chains, ``[B, M, 3]``."""

@@ -23,6 +23,7 @@ from domains.proteins.clash_guidance import UNCLASH
 from domains.proteins.closure import NEAR_STD, NEAREST
 from domains.proteins.encoding import Encoding
 from domains.proteins.motif_guidance import MOTIF
+from domains.proteins.sheet_guidance import SHEETS
 from domains.proteins.symmetry import SYMMETRY
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
@@ -181,6 +182,7 @@ def _shape(model: Model, settings: dict[str, Any], denoiser: Denoiser) -> Denois
 GUIDES = {
     "motif": MOTIF,
     "unclash": UNCLASH,
+    "sheets": SHEETS,
     "symmetry": SYMMETRY,
     "contract": Guide(
         "torsions and rotations run to their estimate faster: lower temperature, more structure",
