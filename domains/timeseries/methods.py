@@ -13,8 +13,8 @@ r"""How a model is made to agree with what was observed: three mechanisms, one w
 
 The last two take a sampler that draws fresh noise in every step: what a push has missed at one
 level is mended at the next, while a deterministic one carries it to the end. Where noise outweighs
-the data, self-guidance asks the network twice (``Posterior.noise_limit``): 15 steps, 20 calls
-and two gradients a step. Both see the window in units of the mean and spread of what was observed,
+the data, self-guidance asks the network twice (``Posterior.noise_limit``): 7 steps are 9 calls,
+with one gradient each. Both see the window in units of the mean and spread of what was observed,
 since nothing of the window itself is given.
 """
 
@@ -38,10 +38,13 @@ METHODS: tuple[Method, ...] = ("conditional", "replacement", "self-guidance", "q
 
 SAMPLERS: dict[Method, dict[str, Any]] = {
     "replacement": {"method": "sde-dpmpp2m", "steps": 20},
-    "self-guidance": {"method": "sde-dpmpp2m", "steps": 15},
+    "self-guidance": {"method": "sde-dpmpp2m", "steps": 7},
     "quantile": {"method": "ddpm", "steps": 15},
 }
-"""Of the methods but ``conditional``, whose settings are the model's; at most 20 network calls."""
+"""Of the methods but ``conditional``, whose settings are the model's; at most 20 network calls.
+
+More steps of self-guidance are nearer to the law of an exact model, not to that of a trained one:
+on validation windows of m4_hourly 6 to 8 had less CRPS than 15."""
 
 _VARIANCE = 1e-2
 """Of the noise that self-guidance allows an observation, in squared spreads of the window."""

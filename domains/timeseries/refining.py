@@ -126,7 +126,7 @@ class Refinement:
         path, context = denoiser.paths[FIELD], batch.context
         given, base = context.given[FIELD], batch[FIELD]
         x = own + weight * (base - own)
-        if weight == 1 or self.iterations == 0:
+        if weight == 1 or variance == 0 or self.iterations == 0:
             return torch.where(given, base, x)
         level = torch.tensor(self.level * variance**0.5, dtype=torch.float64)
         t = path.schedule.at_logsnr(-level.log())

@@ -173,10 +173,19 @@ class Posterior(Denoiser):
                 for f, g in zip(names, gradients, strict=True)
             ]
 
-        v = self._solve(residual, tangent, early, clean, state,
-                        lambda w: spread(w, self.field)[0])  # fmt: skip
+        solved: list[Tensor] = []
+
+        def blurred(w: Tensor) -> Tensor:
+            solved[:] = spread(w, self.field)
+            return solved[0]
+
+        v = self._solve(residual, tangent, early, clean, state, blurred)
         moved = list(self.gaussian) if self.through == "network" else [self.field]
-        shifts = spread(tangent.adjoint(v), *moved)
+        if self.method == "mmps" and self.iterations == 1 and moved == [self.field] and solved:
+            # v is a multiple of the residual, of which the product is known.
+            shifts = [_share(v, residual, clean) * solved[0]]
+        else:
+            shifts = spread(tangent.adjoint(v), *moved)
         guided = {f: torch.add(prediction[f], shift, alpha=self.weight)
                   for f, shift in zip(moved, shifts, strict=True)}  # fmt: skip
         answer = Prediction({**prediction.clean, **guided})
@@ -274,6 +283,13 @@ def measured_path(denoiser: Denoiser, field: str, y: Tensor) -> GaussianPath:
     if not bool(y.isfinite().all()):
         raise InputError("measured values must be finite; write 0 where nothing was seen")
     return path
+
+
+def _share(v: Tensor, r: Tensor, like: Tensor) -> Tensor:
+    """c of v = c r in each sample, 0 where r is."""
+    square = r.square().flatten(1).sum(1)
+    share = (v * r).flatten(1).sum(1) / torch.where(square > 0, square, 1.0)
+    return share.reshape(-1, *(1,) * (like.ndim - 1))
 
 
 def _leaf(x: Tensor) -> Tensor:
