@@ -130,6 +130,7 @@ EXACT: dict[str, tuple[str, Tensor, Measurement, dict[str, Any]]] = {
     "tmpd, one number measured": ("tmpd", FULL, ONE, {}),
     "tmpd, diagonal by products": ("tmpd, diagonal", UNEVEN, SEEN, {}),
     "mmps, any Gaussian": ("mmps", FULL, ROWS, {}),
+    "mmps, one number measured, one iteration": ("mmps", FULL, ONE, {"iterations": 1}),
     "most probable draw, isotropic": ("daps", ROUND, ROWS, {"temperature": 0.0}),
 }
 
@@ -167,6 +168,22 @@ def test_moment_matching_gives_the_exact_posterior_on_a_gaussian(covariance: Ten
     slope = (image[1:] - image[0]).mT
     torch.testing.assert_close(image[0], mean, rtol=0, atol=1e-4)
     torch.testing.assert_close(slope @ slope.mT, exact, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("iterations", "products"), [(1, 1), (2, 3)])
+def test_one_iteration_of_moment_matching_takes_one_product(iterations: int, products: int) -> None:
+    """Its direction is the residual, whose product moves the estimate as well."""
+    y, x = normals(3, 2, stream="y"), normals(3, *SHAPE)
+    model = Posterior(prior(), "x", y, ROWS, "mmps", iterations=iterations)
+    found = model(State({"x": x}, all_real(3, 2)), 0.4)["x"].flatten(1)
+    assert model.products == products
+    a, noise = (v[0] for v in dense(ROWS, MEAN[None]))
+    plain = prior()(State({"x": x}, all_real(3, 2)), 0.4)["x"].flatten(1)
+    v = torch.linalg.inv(torch.linalg.inv(FULL) + EYE * (0.6 / 0.4) ** 2)
+    r, system = y - plain @ a.mT, noise + a @ v @ a.mT
+    step = (r * r).sum(1, keepdim=True) / (r * (r @ system)).sum(1, keepdim=True)
+    if iterations == 1:
+        torch.testing.assert_close(found, plain + step * (r @ a @ v), rtol=0, atol=1e-9)
 
 
 def test_scaled_dps_is_right_where_the_noise_is_large() -> None:
