@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +26,20 @@ from sciflow.checkpoints import Checkpoint, load_checkpoint, locate, save_checkp
 from sciflow.denoisers import Denoiser, NetworkDenoiser
 from sciflow.domain import Domain, Progress, get_domain
 from sciflow.errors import CheckpointError, InputError
-from sciflow.guidance import ClassifierFree, OracleReport, noised, numbered
+from sciflow.guidance import ClassifierFree
 from sciflow.guides import find_guide, parse_guide
 from sciflow.predictors import PropertyPredictor, load_predictor
 from sciflow.random import Draws
 from sciflow.reference import same_size_error
-from sciflow.samplers import Sampler, SamplerReport
+from sciflow.runs import Run
+from sciflow.samplers import Sampler
 from sciflow.samples import Samples, SamplingInterrupted
 from sciflow.schedules import Schedule, schedule_from_config
-from sciflow.state import Context, State
+from sciflow.state import State
 from sciflow.targets import Target, as_targets
-from sciflow.tasks import Beginning, Task
+from sciflow.tasks import Task
 
 __all__ = ["Model", "Samples", "SamplingInterrupted", "bundled_models", "load"]
-
-
-_CANDIDATES = 1 << 48
-"""Distance of the seeds of a sample's candidates."""
 
 
 class Model:
@@ -159,60 +156,15 @@ class Model:
             if job is None
             else job.begin(draws).context
         )
-        context = numbered(context, draws)
-        records: list[Any | None] = [None] * n
-        columns: dict[str, list[float]] = {}
-        dropped: dict[int, str] = {}
-        calls, interrupted = 0.0, False
-        costs: dict[str, dict[str, int]] = {}
-        # Batches of similar size waste little on padding; the order cannot change a sample.
-        batches = context.lengths.argsort(stable=True).split(batch_size)
-        done = 0
-        try:
-            for rows in batches:
-                own, best = draws.rows(rows), torch.full((len(rows),), -math.inf)
-                # A task lays its samples out anew: it knows what of them is padding.
-                part = Beginning(_part(context, rows)) if job is None else job.begin(own)
-                part = replace(part, context=numbered(part.context, own))
-                for candidate in range(best_of):
-                    # A candidate is a sample of another seed, far from those that people choose.
-                    its = Draws(seed + candidate * _CANDIDATES, draws.samples[rows])
-                    with _counted(denoiser, self.denoiser) as made:
-                        report = _sampled(
-                            denoiser, chosen, part, its, device,
-                            _shared(progress, done, len(rows), n * best_of),
-                        )  # fmt: skip
-                    done += len(rows)
-                    calls += made[0] / len(rows) if rows is batches[0] else 0
-                    state = report.state.to("cpu")
-                    decoded = self.domain.decode(self.config, state)
-                    told: list[Mapping[str, float]] = [{}] * len(decoded)
-                    if job is not None:
-                        decoded, told = map(list, zip(*job.finish(decoded, own), strict=True))
-                    score = judge(state, decoded)
-                    for i, (row, record) in enumerate(zip(rows.tolist(), decoded, strict=True)):
-                        if candidate and not score[i] > best[i]:
-                            continue
-                        best[i] = score[i]
-                        dropped.pop(first + row, None)
-                        records[row] = record
-                        for name, value in told[i].items():
-                            columns.setdefault(name, [math.nan] * n)[row] = value
-                        if i in report.reasons:
-                            records[row] = None
-                            dropped[first + row] = f"not finite: {report.reasons[i]}"
-                if rows is batches[0]:
-                    costs = {label: _calls(g) for label, g in guides.items()}
-        except KeyboardInterrupt:
-            interrupted = True
-            missing = (first + i for i, record in enumerate(records) if record is None)
-            dropped = {i: "interrupted" for i in missing} | dropped
+        decode = partial(self.domain.decode, self.config)
+        made = Run(denoiser, self.denoiser, guides, chosen, context, job, decode, judge, best_of,
+                   batch_size, device)(draws, progress)  # fmt: skip
         wanted = {k: v for k, v in context.conditions.items() if k in targets}
         samples = Samples(
-            records,
+            made.records,
             {k: v.tolist() for k, v in wanted.items()},
-            dict(sorted(dropped.items())),
-            math.ceil(calls - 1e-9),
+            dict(sorted(made.dropped.items())),
+            made.calls,
             time.monotonic() - begin,
             {
                 "model": self.name,
@@ -225,11 +177,7 @@ class Model:
                 "guidance": weight,
                 "guidance_interval": list(between),
                 "guides": list(self.guides),
-                "guide_costs": {
-                    label: cost
-                    for label, g in guides.items()
-                    if (cost := {**costs.get(label, {}), **_oracle_calls(g)})
-                },
+                "guide_costs": made.costs,
                 "best_of": best_of,
                 "batch_size": batch_size,
                 "device": device,
@@ -238,9 +186,9 @@ class Model:
             self.domain,
             time.process_time() - cpu,
             {k: same_size_error(context.lengths, v, self.reference, k) for k, v in wanted.items()},
-            columns,
+            made.columns,
         )
-        if interrupted:
+        if made.interrupted:
             raise SamplingInterrupted(samples)
         return samples
 
@@ -384,75 +332,8 @@ def _schedules(config: Mapping[str, Any]) -> dict[str, Schedule]:
     return {k: schedule_from_config(v) for k, v in config.get("schedules", {}).items()}
 
 
-@contextmanager
-def _counted(denoiser: Denoiser, base: Denoiser) -> Iterator[list[int]]:
-    """Counts the evaluations of all networks in a denoiser, whoever asks them, in samples."""
-    made = [0]
-
-    def count(_: object, asked: tuple[State, ...], __: object) -> None:
-        made[0] += asked[0].batch_size
-
-    # A base that is no network, an exact one say, counts as one.
-    networks = [m for m in denoiser.modules() if isinstance(m, NetworkDenoiser) or m is base]
-    hooks = [network.register_forward_hook(count) for network in networks]
-    try:
-        yield made
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def _guide_name(label: str) -> str:
     return label.partition(":")[0]
-
-
-def _sampled(denoiser: Denoiser, sampler: Sampler, begin: Beginning, draws: Draws, device: str,
-             progress: Callable[[int, int], None] | None) -> SamplerReport:  # fmt: skip
-    """A run of the sampler, or of a guidance that has the run in its own hands."""
-    context = begin.context.apply(lambda x: x.to(device))
-    given = {f: x.to(device) for f, x in begin.given.items()}
-    own: Callable[..., SamplerReport] | None = getattr(denoiser, "sample", None)
-    if own is not None:
-        if given or begin.start is not None:
-            raise InputError("particles begin from noise alone: this guide cannot serve the task")
-        return own(sampler, context, draws, progress=progress)
-    start = None
-    if begin.start is not None:
-        clean = State({f: x.to(device) for f, x in begin.start.items()}, context)
-        start = noised(denoiser.paths, clean, begin.time, draws).fields
-    return sampler(denoiser, context, draws, given=given or None, progress=progress, start=start,
-                   begin=begin.time)  # fmt: skip
-
-
-def _calls(guide: Denoiser) -> dict[str, int]:
-    """What a guide has called so far, by what it says of itself."""
-    names = {"network_calls": "calls", "energy_calls": "energies"}
-    found = {key: getattr(guide, name, None) for key, name in names.items()}
-    return {key: value for key, value in found.items() if isinstance(value, int) and value}
-
-
-def _oracle_calls(guide: Denoiser) -> dict[str, int]:
-    report = getattr(guide, "report", None)
-    if not isinstance(report, OracleReport):
-        return {}
-    return {"oracle_calls": int(report.calls.sum()), "oracle_failed": int(report.failures.sum())}
-
-
-def _part(context: Context, rows: Tensor) -> Context:
-    """Some samples, without the padding that only the others need."""
-    part = context.apply(lambda x: x[rows])
-    if part.mask.ndim != 2:
-        return part
-    return part.replace(mask=part.mask[:, : int(part.lengths.max())])
-
-
-def _shared(
-    progress: Progress | None, done: int, size: int, n: int
-) -> Callable[[int, int], None] | None:
-    """Network calls of one batch, told as samples done in the whole run."""
-    if progress is None:
-        return None
-    return lambda call, calls: progress(done + size * call // calls, n)
 
 
 def load(name: str | Path) -> Model:

@@ -23,6 +23,7 @@ def _superposition(model: Model, settings: dict[str, Any], denoiser: Denoiser) -
     from sciflow.denoisers import NetworkDenoiser
     from sciflow.guidance import ClassifierFree, Superposition
     from sciflow.guides import find_guide, parse_guide
+    from sciflow.paths import coupled_fields
 
     if not settings["model"]:
         raise InputError(
@@ -31,6 +32,12 @@ def _superposition(model: Model, settings: dict[str, Any], denoiser: Denoiser) -
         )
     rule, sampler = settings["rule"], model.sampler
     fresh = 1.0 if sampler.method == "ddpm" else sampler.eta if sampler.method == "ddim" else 0.0
+    if rule != "average" and (coupled := coupled_fields(denoiser.paths)):
+        raise InputError(
+            f"guide superposition: {rule!r} follows densities along the reverse process, and of "
+            f"{coupled[0]!r} only the flow is known (its noise was coupled with the data in "
+            "training); rule=average takes any model"
+        )
     if rule != "average" and fresh != 1:
         raise InputError(
             f"guide superposition: {rule!r} follows densities along the reverse process: sample by "

@@ -3,7 +3,14 @@
 from sciflow.paths.base import Path
 from sciflow.paths.categorical import CategoricalPath
 from sciflow.paths.companion import stationary_given
-from sciflow.paths.gaussian import GaussianPath
+from sciflow.paths.gaussian import GaussianPath, coupled_fields
 from sciflow.paths.geodesic import GeodesicPath
 
-__all__ = ["CategoricalPath", "GaussianPath", "GeodesicPath", "Path", "stationary_given"]
+__all__ = [
+    "CategoricalPath",
+    "GaussianPath",
+    "GeodesicPath",
+    "Path",
+    "coupled_fields",
+    "stationary_given",
+]

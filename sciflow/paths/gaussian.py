@@ -36,7 +36,7 @@ from sciflow.schedules import Schedule
 from sciflow.spaces import Space
 from sciflow.state import Context
 
-__all__ = ["GaussianPath", "PredictionType"]
+__all__ = ["GaussianPath", "PredictionType", "coupled_fields"]
 
 _LEAST_SIGNAL = math.exp(-LEVEL_LIMIT)
 """Noise alone says nothing of x_0: "eps" and "score" count a/s as at least this, where the time
@@ -190,3 +190,11 @@ class GaussianPath(Path):
     def _scales(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         a, s = self.schedule(t)
         return self.space.expand(a, x).to(x.dtype), self.space.expand(s, x).to(x.dtype)
+
+
+def coupled_fields(paths: Mapping[str, Path]) -> list[str]:
+    """Fields whose noise was coupled with the data in training: their scores are not known."""
+    return [
+        name for name, path in paths.items()
+        if isinstance(path, GaussianPath) and not path.coupling.independent
+    ]  # fmt: skip

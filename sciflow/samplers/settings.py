@@ -159,6 +159,22 @@ class SamplerSettings:
                 f"recurrence must be 1 (each step once) or more, not {self.recurrence}"
             )
 
+    @property
+    def fresh_noise(self) -> str:
+        """What of the settings draws noise of continuous fields anew on the way; else empty.
+
+        Restarts from the finished sample are not meant: they draw the noise that it is coupled
+        with.
+        """
+        if METHODS[self.method].fresh(self):
+            eta = f" with eta {self.eta:g}" if self.method in ("ddim", "dpmpp2m", "dpmpp3m") else ""
+            return f"method {self.method}{eta}"
+        if self.churn > 0:
+            return f"churn {self.churn:g}"
+        if self.restarts and self.restart_low > 0:
+            return f"restart_low {self.restart_low:g}"
+        return f"recurrence {self.recurrence}" if self.recurrence > 1 else ""
+
     def config(self) -> dict[str, Any]:
         """Plain data; ``Sampler(**config)`` gives it back."""
         return asdict(self)

@@ -69,8 +69,9 @@ def test_sample_writes_a_run_and_prints_its_folder_last(
     out = tmp_path / "run"
     arguments = ["sample", "molecules", "--model", tiny_model_folder, "-n", 5, "-t", "gap=5",
                  "-t", "dipole=1..2", "--seed", 3, "--steps", 4, "--method", "ddim",
-                 "--grid", "time", "--guidance", 0.5, "--set", "eta=0.5", "--set", "greedy=false",
-                 "--batch-size", 2, "--first", 10, "--device", "cpu", "--jobs", 1]  # fmt: skip
+                 "--grid", "time", "--guidance", 0.5, "--set", "token_eta=0.5",
+                 "--set", "greedy=false", "--batch-size", 2, "--first", 10, "--device", "cpu",
+                 "--jobs", 1]  # fmt: skip
     result = run(*arguments, "--out", out)
     assert result.stdout.splitlines()[-1] == str(out)
     names = {p.name for p in out.iterdir()}
@@ -83,7 +84,7 @@ def test_sample_writes_a_run_and_prints_its_folder_last(
     assert result.exit_code == (0 if valid == 5 else 1)
     assert f"{valid} of 5 samples are valid" in result.stderr
     settings = json.loads((out / "run.json").read_text())
-    assert settings["sampler"]["eta"] == 0.5 and settings["sampler"]["greedy"] is False
+    assert settings["sampler"]["token_eta"] == 0.5 and settings["sampler"]["greedy"] is False
     assert settings["targets"] == {"gap": "5", "dipole": "1..2"} and settings["guidance"] == 0.5
     assert settings["seed"] == 3 and len(settings["model_sha256"]) == 64
     assert {"torch", "numpy", "rdkit", "tblite", "python", "sciflow"} <= set(settings["versions"])

@@ -546,6 +546,52 @@ def test_settings_that_are_refused(wrong: dict[str, object]) -> None:
         replace(Sampler(), **wrong)  # type: ignore[arg-type]
 
 
+FRESH: list[dict[str, object]] = [
+    {"method": "ddpm"}, {"method": "ddim", "eta": 0.3}, {"method": "dpmpp2m", "eta": 1.0},
+    {"method": "dpmpp3m", "eta": 0.1}, {"method": "sde-dpmpp2m"}, {"method": "sde"},
+    {"method": "pc"}, {"method": "pc", "langevin_ratio": 0.0, "eta": 0.5}, {"churn": 5.0},
+    {"restarts": 1, "restart_low": 0.05}, {"recurrence": 2},
+]  # fmt: skip
+STILL: list[dict[str, object]] = [
+    *({"method": m} for m in METHODS if m not in ("ddpm", "sde-dpmpp2m", "sde", "pc")),
+    {"method": "sde", "diffusion_scale": 0.0}, {"method": "pc", "langevin_ratio": 0.0},
+    {"restarts": 1},
+]  # fmt: skip
+
+
+def drawn_anew(settings: dict[str, object], coupling: str) -> set[str]:
+    """Streams of random numbers that a run asks for after its start."""
+    streams = set()
+
+    class Heard(Draws):
+        def normal(self, shape, stream, *others, **named):  # type: ignore[no-untyped-def]
+            streams.add(stream)
+            return super().normal(shape, stream, *others, **named)
+
+    path = GaussianPath(Euclidean(2), Rectified(), coupling=coupling)
+    target = GaussianMixture(path, torch.zeros(1, 2), torch.eye(2)[None])
+    sampler = replace(Sampler(steps=8), **settings)  # type: ignore[arg-type]
+    sampler(target, all_real(2), Heard(0, range(2)))
+    return streams - {"x/prior"}
+
+
+@pytest.mark.parametrize("settings", FRESH, ids=str)
+def test_fresh_noise_is_refused_where_noise_was_coupled_with_the_data(
+    settings: dict[str, object],
+) -> None:
+    """There a denoiser tells the flow alone: a sample would leave the law that the model knows."""
+    assert drawn_anew(settings, "independent")
+    with pytest.raises(InputError, match=r"noise of 'x' was coupled .*equivariant-ot.* ab2"):
+        drawn_anew(settings, "equivariant-ot")
+
+
+@pytest.mark.parametrize("settings", STILL, ids=str)
+def test_coupled_noise_is_served_by_every_sampler_of_the_flow(settings: dict[str, object]) -> None:
+    # Restarts from the finished sample draw the noise that the data meet in training.
+    assert drawn_anew(settings, "equivariant-ot") <= {"x/renoise"}
+    assert bool(settings.get("restarts")) == bool(drawn_anew(settings, "independent"))
+
+
 def test_restarts_use_the_promised_calls_and_forget_the_history() -> None:
     for steps in (1, 4, 9, 40):
         target = named()

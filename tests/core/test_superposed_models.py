@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,20 @@ STEPS = {"steps": 4, "method": "ddpm"}
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model_folder: Path) -> Model:
-    return sciflow.load(tiny_model_folder)
+def folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as if its noise had been independent, so that its score is known."""
+    tiny = sciflow.load(tiny_model_folder)
+    config = deepcopy(tiny.config)
+    config["paths"]["coords"]["coupling"] = "independent"
+    denoiser = tiny.domain.denoiser(config)
+    denoiser.network.load_state_dict(tiny.denoiser.network.state_dict())  # type: ignore[union-attr,operator]
+    made = Model(tiny.domain, denoiser, config, tiny.reference)
+    return made.save(tmp_path_factory.mktemp("models") / "independent")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Model:
+    return sciflow.load(folder)
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +77,10 @@ def test_it_is_the_superposition_of_both(rule: str, model: Model, other: Path) -
     assert named.calls == 6 * STEPS["steps"]
 
 
-def test_a_model_with_itself_is_itself(model: Model, tiny_model_folder: Path) -> None:
+def test_a_model_with_itself_is_itself(model: Model, folder: Path) -> None:
     plain = arrays(model.sample(3, sampler=STEPS))
     for rule in ("or", "average"):
-        both = model.guided("superposition", model=str(tiny_model_folder), rule=rule)
+        both = model.guided("superposition", model=str(folder), rule=rule)
         np.testing.assert_allclose(arrays(both.sample(3, sampler=STEPS)), plain, atol=1e-4)
 
 
@@ -107,3 +120,10 @@ def test_models_may_differ_in_their_training_alone(
                     model.reference).save(tmp_path / "strange")  # fmt: skip
     with pytest.raises(InputError, match="differs in 'encoding'"):
         model.guided("superposition", model=str(strange)).sample(1, sampler=STEPS)
+
+
+def test_densities_of_coupled_noise_are_not_known(tiny_model_folder: Path, other: Path) -> None:
+    tiny = sciflow.load(tiny_model_folder)
+    both = tiny.guided("superposition", model=str(other), rule="or")
+    with pytest.raises(InputError, match=r"of 'coords' only the flow .* rule=average"):
+        both.sample(2, sampler={"steps": 4, "method": "ab2"})

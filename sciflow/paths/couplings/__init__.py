@@ -14,8 +14,9 @@ minibatch-ot      the same for Σ |x_0 − ε|²                              N(
 immiscible-knn    the nearest of k fresh draws                           biased towards x_0
 ================  =====================================================  ======================
 
-The probability-flow ODE of the coupled process is what samplers then integrate; an ancestral
-(stochastic) sampler is exact for independent noise only.
+The probability-flow ODE of the coupled process is what samplers then integrate. A denoiser tells
+the score, which fresh noise on the way asks for, where the noise is independent alone: samplers
+refuse it elsewhere (:func:`sciflow.samplers.methods.stepper_of`).
 """
 
 from __future__ import annotations

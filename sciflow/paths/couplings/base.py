@@ -24,6 +24,7 @@ class Coupling(ABC):
 
     Class attributes:
         kind: its name in a configuration.
+        independent: the noise knows nothing of the data, so that a denoiser tells the score.
         batched: whether a sample's noise depends on its companions in the batch. Such a coupling
             serves training alone, where the batch is a function of (seed, step): step k is still
             repeated exactly. Each process couples its own share of the batch, so a run on R
@@ -31,6 +32,7 @@ class Coupling(ABC):
     """
 
     kind: ClassVar[str]
+    independent: ClassVar[bool] = False
     batched: ClassVar[bool] = False
 
     @abstractmethod

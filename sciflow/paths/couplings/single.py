@@ -22,6 +22,7 @@ class Independent(Coupling):
     """Fresh noise, whatever the data."""
 
     kind: ClassVar[str] = "independent"
+    independent: ClassVar[bool] = True
 
     def __call__(self, x0: Tensor, draw: NoiseDraw, space: Space, context: Context) -> Tensor:
         return draw(0)
