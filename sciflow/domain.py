@@ -124,6 +124,15 @@ class Domain(ABC):
     def presets(self) -> Sequence[str]:
         """Names of network presets, the default first."""
 
+    def require_preset(self, name: str) -> None:
+        """Check a preset's name.
+
+        Raises:
+            InputError: there is none of that name; the message lists those there are.
+        """
+        if name not in self.presets():
+            raise InputError(f"unknown preset {name!r}; known: {', '.join(self.presets())}")
+
     @abstractmethod
     def dataset(self, source: str | Path, progress: Progress | None = None) -> Any:
         """A data set by name, or a user's own file in a format of the field."""

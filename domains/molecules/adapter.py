@@ -108,8 +108,7 @@ class Molecules(Domain):
                 for part in (train, held_out)
             )
             return {**like, "dataset": dataset.name}, data, valid
-        if preset not in PRESETS:
-            raise InputError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+        self.require_preset(preset)
         encoding = Encoding.of(train)
         data, valid = (encoding.prepare(part, conditions) for part in (train, held_out))
         config = {

@@ -139,8 +139,8 @@ class Proteins(Domain):
         from domains.proteins.table import split
         from sciflow.training.prepared import statistics
 
-        if preset not in PRESETS and like is None:
-            raise InputError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+        if like is None:
+            self.require_preset(preset)
         if (like is None and preset in SEQUENCE_PRESETS) or (like and is_sequence_model(like)):
             settings = SEQUENCE_PRESETS[preset] if like is None else like
             return prepare_sequences(dataset, settings, conditions, like)

@@ -92,8 +92,7 @@ class TimeSeries(Domain):
         from domains.timeseries.own import anchoring_season, history_length
         from domains.timeseries.windows import Patterns, Windows
 
-        if preset not in PRESETS:
-            raise InputError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+        self.require_preset(preset)
         train = dataset.training_series(before_validation=True)
         if like is None:
             season = anchoring_season(train, dataset.season, dataset.horizon)
