@@ -14,11 +14,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from domains.proteins.closure import close
-from domains.proteins.rebuild import BEND_MEAN, BEND_STD
+from domains.proteins.rebuild import bends_in_radians
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.guides import Guide
@@ -76,16 +75,14 @@ class Unclashed(Denoiser):
         return state.replace(torsions=self._parted(state))
 
     def _parted(self, state: State) -> Tensor:
-        context, torsions, bends = state.context, state["torsions"], state["bends"].double()
-        mean, std = (bends.new_tensor(x) for x in (BEND_MEAN, BEND_STD))
+        context, torsions = state.context, state["torsions"]
+        bends = bends_in_radians(state["bends"].double())
         free = context.mask
         if "torsions" in context.given:
             free = free & ~context.given["torsions"]
-        b, n = free.shape
-        nothing = bends.new_zeros(b, n, 3, 3), torch.zeros_like(free)
-        parted = close(torsions, mean + std * bends, *nothing, free[..., None].expand(b, n, 2),
-                       bends.new_full((b,), self.variance), 1.0, self.iterations,
-                       self.clash)  # fmt: skip
+        variance = bends.new_full((len(bends),), self.variance)
+        parted = close(torsions, bends, None, None, free[..., None].expand(*free.shape, 2),
+                       variance, 1.0, self.iterations, self.clash)  # fmt: skip
         return self.paths["torsions"].space.project(parted, context)
 
 

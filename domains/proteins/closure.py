@@ -120,8 +120,8 @@ def bond_turns(backbone: Tensor) -> tuple[Tensor, Tensor]:
 def close(
     torsions: Tensor,
     bends: Tensor,
-    motif: Tensor,
-    carries: Tensor,
+    motif: Tensor | None,
+    carries: Tensor | None,
     free: Tensor,
     variance: Tensor,
     tolerance: float,
@@ -134,8 +134,9 @@ def close(
     Args:
         torsions: θ⁰, φ, ψ, ω in radians, ``[B, N, 3]``.
         bends: τ, α, β in radians, ``[B, N, 3]``.
-        motif: y, N, CA, C of the motif where it goes in the chain, ``[B, N, 3, 3]`` in ångström.
-        carries: bool ``[B, N]``, residues that are the motif's.
+        motif: y, N, CA, C of the motif where it goes in the chain, ``[B, N, 3, 3]`` in ångström;
+            ``None`` where there is none.
+        carries: bool ``[B, N]``, residues that are the motif's; ``None``: of none.
         free: bool ``[B, N, 2]``, φ and ψ that may turn; of real residues.
         variance: V in radians², ``[B]``.
         tolerance: σ in ångström.
@@ -149,6 +150,8 @@ def close(
     # A broken sample stays as it is, and must not stop those beside it.
     sound = torsions.isfinite().all((1, 2)) & bends.isfinite().all((1, 2))
     start = torsions.double().where(sound[:, None, None], 0.0)
+    if motif is None or carries is None:
+        motif, carries = start.new_zeros(*start.shape, 3), torch.zeros_like(free[..., 0])
     chains = _Chains(start, bends.double().where(sound[:, None, None], 1.0), motif.double(),
                      carries, free, tolerance, clash, links)  # fmt: skip
     prior = chains.turns.double() / variance.double()[:, None]

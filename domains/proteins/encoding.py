@@ -26,7 +26,12 @@ from torch import Tensor
 
 from domains.proteins.chain import Chain
 from domains.proteins.frames import atoms_from_frames, frames_from_atoms
-from domains.proteins.rebuild import BEND_MEAN, BEND_STD, internal_coordinates, rebuild
+from domains.proteins.rebuild import (
+    bends_in_radians,
+    internal_coordinates,
+    rebuild,
+    standard_bends,
+)
 from sciflow.errors import InputError
 from sciflow.state import Context, State
 from sciflow.training.prepared import PreparedData
@@ -75,11 +80,10 @@ class Encoding:
         fields = {}
         if "torsions" in self.fields:
             torsions, bends = internal_coordinates(backbone, mask)
-            mean, std = (backbone.new_tensor(x) for x in (BEND_MEAN, BEND_STD))
             real = mask[..., None]
             fields = {
                 "torsions": torsions.masked_fill(~real, 0),
-                "bends": ((bends - mean) / std).masked_fill(~real, 0),
+                "bends": standard_bends(bends).masked_fill(~real, 0),
             }
         if "positions" in self.fields:
             n, ca, c, _ = backbone.unbind(-2)
@@ -147,8 +151,7 @@ class Encoding:
         fields = {f: state[f].to(dtype or state[f].dtype) for f in self.fields}
         mask = state.context.mask
         if "torsions" in fields:
-            mean, std = (fields["bends"].new_tensor(x) for x in (BEND_MEAN, BEND_STD))
-            x = rebuild(fields["torsions"], mean + std * fields["bends"])
+            x = rebuild(fields["torsions"], bends_in_radians(fields["bends"]))
         else:
             x = atoms_from_frames(fields["rotations"], fields["positions"] * self.scale, mask)
         real = mask[..., None, None].to(x)

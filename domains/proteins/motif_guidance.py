@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from domains.proteins.closure import close
-from domains.proteins.rebuild import BEND_MEAN, BEND_STD, internal_coordinates
+from domains.proteins.rebuild import bends_in_radians, internal_coordinates, standard_bends
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.guidance.acting import check_interval
@@ -114,16 +114,17 @@ class MotifGuidance(Denoiser):
             raise InputError("the guide motif needs a motif: give --motif and --contig")
         piece, motif = context.extras["piece"], context.extras["motif"].double()
         y_torsions, y_bends = internal_coordinates(motif, context.mask)
-        mean, std = (y_bends.new_tensor(x) for x in (BEND_MEAN, BEND_STD))
         knows_torsion, knows_bend = known_angles(context)
         torsions = torch.where(knows_torsion, y_torsions.to(clean["torsions"]), clean["torsions"])
-        bends = ((y_bends - mean) / std).to(clean["bends"])
+        bends = standard_bends(y_bends).to(clean["bends"])
         bends = torch.where(knows_bend, bends, clean["bends"])
         if iterations and (self.clash or int(piece.max()) > 0):
             v = open_variance(self.paths["torsions"], t).clamp(min=self.least)
             free = context.mask[..., None] & ~knows_torsion[..., :2]
-            torsions = close(torsions, mean + std * bends.double(), motif[:, :, :3], piece >= 0,
-                             free, v, self.tolerance, iterations, self.clash)  # fmt: skip
+            torsions = close(
+                torsions, bends_in_radians(bends.double()), motif[:, :, :3], piece >= 0, free, v,
+                self.tolerance, iterations, self.clash,
+            )  # fmt: skip
             torsions = self.paths["torsions"].space.project(torsions, context)
         return {"torsions": torsions, "bends": bends}
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from domains.proteins.frames import Frames, axes, frames_from_trace
-from domains.proteins.rebuild import BEND_MEAN, BEND_STD, rebuild
+from domains.proteins.rebuild import bends_in_radians, rebuild
 from sciflow.denoisers import Network
 from sciflow.networks.embeddings import LevelEmbedding
 from sciflow.networks.inputs import Modulation, SampleEmbedding
@@ -159,9 +159,8 @@ class BackboneNetwork(Network):
         return frames_from_trace(place, mask), place
 
     def _rebuilt(self, fields: Mapping[str, Tensor]) -> Frames:
-        mean, std = (fields["bends"].new_tensor(x) for x in (BEND_MEAN, BEND_STD))
         # An early estimate of a bend may be anything; a chain of it must be finite.
-        bends = mean + std * fields["bends"].clamp(-4, 4)
+        bends = bends_in_radians(fields["bends"].clamp(-4, 4))
         n, ca, c, _ = rebuild(fields["torsions"], bends).unbind(-2)
         return axes(c - ca, n - ca), ca
 

@@ -38,10 +38,12 @@ __all__ = [
     "N_CA",
     "UNDEFINED",
     "angle",
+    "bends_in_radians",
     "dihedral",
     "internal_coordinates",
     "place",
     "rebuild",
+    "standard_bends",
 ]
 
 N_CA, CA_C, C_N, C_O = 1.4597, 1.5245, 1.3299, 1.2310
@@ -162,6 +164,16 @@ def _prefix(rotation: Tensor, translation: Tensor) -> tuple[Tensor, Tensor]:
         translation = torch.cat((translation[..., :shift, :], t), -2)
         shift *= 2
     return rotation, translation
+
+
+def bends_in_radians(x: Tensor) -> Tensor:
+    """τ, α, β of a field of bends ``[..., 3]``, which has mean 0 and standard deviation 1."""
+    return x.new_tensor(BEND_MEAN) + x.new_tensor(BEND_STD) * x
+
+
+def standard_bends(bends: Tensor) -> Tensor:
+    """The field of τ, α, β in radians; undoes :func:`bends_in_radians`."""
+    return (bends - bends.new_tensor(BEND_MEAN)) / bends.new_tensor(BEND_STD)
 
 
 def _next(x: Tensor, fill: float, axis: int = -1) -> Tensor:

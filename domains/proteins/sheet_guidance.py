@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from domains.proteins.closure import close
-from domains.proteins.rebuild import BEND_MEAN, BEND_STD
+from domains.proteins.rebuild import bends_in_radians
 from domains.proteins.sheets import SheetPlan, draw_shares, plan_sheets
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
@@ -38,6 +38,7 @@ from sciflow.guides import Guide
 from sciflow.model import Model
 from sciflow.random import Draws
 from sciflow.samplers.hooks import Step, after_inner
+from sciflow.spaces.torus import wrap
 from sciflow.state import Context, State, Times, field_times
 
 __all__ = ["SHEETS", "Sheets"]
@@ -175,18 +176,15 @@ class Sheets(Denoiser):
         wide = self.spread**2
         variance = torch.where(plan.turn, wide * _TURN_SHARE**2, wide)
         gain = self.weight * v[:, None] / (self.weight * v[:, None] + variance) * plan.planned
-        away = torch.remainder(plan.torsions - torsions[..., :2] + math.pi, 2 * math.pi) - math.pi
+        away = wrap(plan.torsions - torsions[..., :2])
         return torch.cat((torsions[..., :2] + gain[..., None] * away, torsions[..., 2:]), -1)
 
     def _closed(self, clean: State, torsions: Tensor, plan: SheetPlan, moves: Tensor, v: Tensor,
                 iterations: int, clash: float) -> Tensor:  # fmt: skip
-        bends = clean["bends"].double()
-        mean, std = (bends.new_tensor(x) for x in (BEND_MEAN, BEND_STD))
-        nothing = bends.new_zeros(*bends.shape, 3), torch.zeros_like(moves)
+        bends = bends_in_radians(clean["bends"].double())
         links = plan.links.scaled(self.weight**0.5 / self.tolerance)
         free = moves[..., None].expand(*moves.shape, 2)
-        return close(torsions, mean + std * bends, *nothing, free, v, 1.0, iterations, clash,
-                     links)  # fmt: skip
+        return close(torsions, bends, None, None, free, v, 1.0, iterations, clash, links)
 
     def _moved(self, clean: State, moves: Tensor, torsions: Tensor) -> dict[str, Tensor]:
         """The field with new torsions where residues move; the others stay bit for bit."""

@@ -218,10 +218,10 @@ def _closed(strand: int, turns: tuple[int, ...]) -> Tensor:
     links = _padded([alone.links()])
     n = alone.size
     bends = torsions.new_tensor(BEND_MEAN).expand(1, n, 3)
-    free, nothing = torch.ones(1, n, 2, dtype=torch.bool), torch.zeros(1, n, dtype=torch.bool)
+    free = torch.ones(1, n, 2, dtype=torch.bool)
     # Softly first: strands that run into each other at once would stay on the wrong side.
     for steps, firmness, clash in _CLOSING:
-        torsions = close(torsions, bends, bends.new_zeros(1, n, 3, 3), nothing, free,
+        torsions = close(torsions, bends, None, None, free,
                          bends.new_tensor([_CLOSING_VARIANCE]), 1.0, steps, clash,
                          links.scaled(firmness))  # fmt: skip
     return torsions[0, :, :2]

@@ -123,8 +123,10 @@ class PathDrawer:
             batch(mine, first)[FIELD], batch(y, first)[FIELD], asked)  # fmt: skip
         weight = weight if how.trust is None else how.trust
 
+        theirs = torch.where(torch.isfinite(y), y, mine)
+
         def drawn(part: slice) -> Tensor:
-            base, own = batch(torch.where(torch.isfinite(y), y, mine), part), batch(mine, part)
+            base, own = batch(theirs, part), batch(mine, part)
             x = how(self.model.denoiser, self.sampler, base, own[FIELD], weight, variance,
                     Draws(self.seed, keys[part]))  # fmt: skip
             return values_of(x, base.context)

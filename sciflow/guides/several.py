@@ -31,14 +31,13 @@ def _superposition(model: Model, settings: dict[str, Any], denoiser: Denoiser) -
             "superposition:model=FOLDER,rule=or"
         )
     rule, sampler = settings["rule"], model.sampler
-    fresh = 1.0 if sampler.method == "ddpm" else sampler.eta if sampler.method == "ddim" else 0.0
     if rule != "average" and (coupled := coupled_fields(denoiser.paths)):
         raise InputError(
             f"guide superposition: {rule!r} follows densities along the reverse process, and of "
             f"{coupled[0]!r} only the flow is known (its noise was coupled with the data in "
             "training); rule=average takes any model"
         )
-    if rule != "average" and fresh != 1:
+    if rule != "average" and sampler.ancestral_eta != 1:
         raise InputError(
             f"guide superposition: {rule!r} follows densities along the reverse process: sample by "
             f"{' or '.join(_STOCHASTIC)}, not by {sampler.method!r}; rule=average takes any method"

@@ -52,8 +52,7 @@ def _plus_plus(model: Model, settings: Settings, denoiser: Denoiser) -> Rule:
     from sciflow.guidance import PlusPlus
 
     sampler = model.sampler
-    eta = 1.0 if sampler.method == "ddpm" else sampler.eta if sampler.method == "ddim" else 0.0
-    return PlusPlus(sampler.plan(denoiser), eta)
+    return PlusPlus(sampler.plan(denoiser), sampler.ancestral_eta)
 
 
 def _tangential(model: Model, settings: Settings, denoiser: Denoiser) -> Rule:

@@ -160,6 +160,11 @@ class SamplerSettings:
             )
 
     @property
+    def ancestral_eta(self) -> float:
+        """η of DDIM's family, of which DDPM is η = 1; 0 of every other method."""
+        return {"ddpm": 1.0, "ddim": self.eta}.get(self.method, 0.0)
+
+    @property
     def fresh_noise(self) -> str:
         """What of the settings draws noise of continuous fields anew on the way; else empty.
 
@@ -167,8 +172,7 @@ class SamplerSettings:
         with.
         """
         if METHODS[self.method].fresh(self):
-            eta = f" with eta {self.eta:g}" if self.method in ("ddim", "dpmpp2m", "dpmpp3m") else ""
-            return f"method {self.method}{eta}"
+            return f"method {self.method}" + (f" with eta {self.eta:g}" if self.eta > 0 else "")
         if self.churn > 0:
             return f"churn {self.churn:g}"
         if self.restarts and self.restart_low > 0:
