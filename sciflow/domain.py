@@ -106,6 +106,7 @@ class Domain(ABC):
         datasets: ``{name: one line}`` of data sets that :meth:`dataset` knows.
         packages: distributions whose versions a run records beside torch's and numpy's.
         training: ``steps``, ``batch_size`` and ``lr`` where ``sciflow train`` is not told them.
+            ``steps`` may be a pair: one pass over the data, within these bounds.
     """
 
     name: ClassVar[str]

@@ -53,7 +53,7 @@ class TimeSeries(Domain):
         "stock": "Google shares, 6 daily columns",
     }
     packages = ("pandas",)
-    training: ClassVar[Mapping[str, Any]] = {"steps": 2000, "lr": 2e-3}
+    training: ClassVar[Mapping[str, Any]] = {"steps": (2500, 4000), "lr": 2e-3}
 
     # --- training ---------------------------------------------------------------------------
 

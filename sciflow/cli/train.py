@@ -61,7 +61,7 @@ def train(domain: str, source: str, preset: str | None, origin: str | None,
     conditions = target_properties or []
     require_properties(conditions, adapter.properties, domain)
     own = {"steps": 20_000, "batch_size": 64, "lr": 1e-3, **adapter.training}
-    steps, batch_size = steps or own["steps"], batch_size or own["batch_size"]
+    batch_size = batch_size or own["batch_size"]
     lr = own["lr"] if lr is None else lr
     if not lr > 0:
         raise InputError(f"--lr must be positive, not {lr}")
@@ -87,6 +87,7 @@ def train(domain: str, source: str, preset: str | None, origin: str | None,
     begin = None if known is None else load(known)
     like = None if begin is None else begin.config
     config, data, validation = adapter.prepare(dataset, preset, conditions, like)
+    steps = steps or default_steps(own["steps"], len(data), batch_size)
     torch.manual_seed(seed)
     trainee: NetworkDenoiser | PropertyPredictor
     corruption = adapter.objective(config)
@@ -128,6 +129,14 @@ def train(domain: str, source: str, preset: str | None, origin: str | None,
     click.echo(str(saved))
     if result.stopped_by is not None:
         raise SystemExit(130 if result.stopped_by == "SIGINT" else 143)
+
+
+def default_steps(own: int | tuple[int, int], samples: int, batch_size: int) -> int:
+    """The domain's number of steps; of a pair (least, most): one pass over the samples, within."""
+    if isinstance(own, int):
+        return own
+    least, most = own
+    return min(max(-(-samples // batch_size), least), most)
 
 
 def _devices(text: str) -> int | str:

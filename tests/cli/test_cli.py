@@ -215,6 +215,17 @@ def test_data_build_and_train_and_sample(tmp_path: Path) -> None:
     assert len(rows_of(tmp_path / "s" / "samples.csv")) == 2
 
 
+@pytest.mark.parametrize(
+    ("own", "samples", "steps"),
+    [(20_000, 10**6, 20_000), ((10, 30), 64 * 20, 20), ((10, 30), 64 * 20 + 1, 21),
+     ((10, 30), 1, 10), ((10, 30), 10**6, 30)],
+)  # fmt: skip
+def test_steps_of_a_pair_are_one_pass_over_the_data_within_bounds(own, samples, steps):
+    from sciflow.cli.train import default_steps
+
+    assert default_steps(own, samples, 64) == steps
+
+
 def test_training_goes_on_from_a_model(tmp_path: Path, tiny_model_folder: Path, sdf: Path) -> None:
     """Fine-tuning keeps network, vocabulary and properties; a step of rate ~0 keeps the weights."""
     tuned = run("train", "molecules", "--data", sdf, "--start-from", tiny_model_folder,
