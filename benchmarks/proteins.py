@@ -53,6 +53,7 @@ from sciflow.bundled import bundled_models
 from sciflow.data import shared_data
 from sciflow.errors import InputError
 from sciflow.files import write_json
+from sciflow.subsets import evenly_spread
 from sciflow.targets import Target, parse_targets
 
 REAL = "real, held-out clusters"
@@ -99,8 +100,7 @@ def real_chains(
     sides = split(table)
     rows = np.sort(np.concatenate([sides[part] for part in parts]))
     found = table.subset(rows).select(lengths, **TRAINED)
-    rows = np.unique(np.linspace(0, len(found) - 1, min(n, len(found))).round().astype(int))
-    return [found[i] for i in rows]
+    return [found[i] for i in evenly_spread(len(found), n)]
 
 
 def shuffled(chains: Sequence[Chain], seed: int = 0) -> list[Chain]:
@@ -130,7 +130,7 @@ def peers() -> dict[str, list[Chain]]:
 def likeness(chains: Sequence[Chain], known: Sequence[Chain], jobs: int) -> dict[str, float]:
     """TM-scores between chains and to known ones, of evenly spread pairs and chains."""
     values = diversity(chains, PAIRS, clusters=False, jobs=jobs)
-    some = [chains[i] for i in np.unique(np.linspace(0, len(chains) - 1, MOST).round().astype(int))]
+    some = [chains[i] for i in evenly_spread(len(chains), MOST)]
     best = novelty(some, known, most=NEAREST, jobs=jobs)
     # None of the known chains is as long as some peers' are.
     if np.isfinite(best).any():

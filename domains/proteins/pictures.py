@@ -19,6 +19,7 @@ from domains.proteins.evaluators.ramachandran import CLASSES, FAVOURED, Ramachan
 from domains.proteins.evaluators.secondary_structure import dssp, three_states
 from domains.proteins.evaluators.shape import CONTACT, contacts
 from sciflow.reports.stage import stage_html
+from sciflow.subsets import evenly_spread
 
 __all__ = ["contact_map_svg", "ramachandran_svg", "svg", "viewer_html"]
 
@@ -93,8 +94,7 @@ def ramachandran_svg(
     angles = [torsions(chain) for chain in chains]
     points = np.concatenate([np.stack((t.phi, t.psi), 1) for t in angles] or [np.zeros((0, 2))])
     points = points[np.isfinite(points).all(1)]
-    if len(points) > most:
-        points = points[np.linspace(0, len(points) - 1, most).astype(int)]
+    points = points[evenly_spread(len(points), most)]
     at = pad + (points * [1, -1] + 180.0) / 360.0 * inner
     dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in at)
     body += (

@@ -23,6 +23,7 @@ from domains.timeseries.forecast import Forecast
 from domains.timeseries.forecaster import Forecaster
 from domains.timeseries.series import Series
 from domains.timeseries.task import ForecastTask
+from sciflow.subsets import evenly_spread
 
 __all__ = ["calibrated_spread", "interval_ratios"]
 
@@ -45,8 +46,7 @@ def calibrated_spread(
     windows = task.validation_windows() if task.validation else []
     if not windows:
         return 1.0
-    # Evenly spread, so that every part of the set counts.
-    rows = np.unique(np.linspace(0, len(windows) - 1, _WINDOWS).round().astype(int))
+    rows = evenly_spread(len(windows), _WINDOWS)
     histories, truths = ([windows[i][k] for i in rows] for k in (0, 1))
     kept = [i for i, h in enumerate(histories) if h.observed[-forecaster.context :].any()]
     histories, truths = ([part[i] for i in kept] for part in (histories, truths))

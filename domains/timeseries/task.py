@@ -15,6 +15,7 @@ import numpy as np
 
 from domains.timeseries.series import Series
 from sciflow.errors import InputError
+from sciflow.subsets import evenly_spread
 
 __all__ = ["ForecastTask", "Window", "rolling_task"]
 
@@ -77,7 +78,7 @@ class ForecastTask:
         """The ``n`` series that lie evenly spread in the list, with their windows."""
         if n >= len(self.series):
             return self
-        kept = [self.series[i] for i in np.linspace(0, len(self.series) - 1, n).round().astype(int)]
+        kept = [self.series[i] for i in evenly_spread(len(self.series), n)]
         names = {s.name for s in kept}
         windows = [w for w in self.windows if w[0].name in names]
         return replace(self, series=kept, windows=windows)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from domains.proteins.chain import Chain
 from domains.proteins.evaluators.secondary_structure import dssp, three_states
 from sciflow.errors import InputError
+from sciflow.subsets import evenly_spread
 
 __all__ = ["diversity", "novelty", "tm_score"]
 
@@ -61,7 +62,7 @@ def diversity(
         return {}
     i, j = np.triu_indices(n, 1)
     # Evenly spaced places in the upper triangle touch every row in proportion to its length.
-    keep = np.unique(np.linspace(0, len(i) - 1, min(pairs, len(i))).astype(np.int64))
+    keep = evenly_spread(len(i), pairs)
     score = _many([(points[a], points[b]) for a, b in zip(i[keep], j[keep], strict=True)], jobs)
     mean = np.mean(score, 1)
     values = {"tm_pairwise": float(np.median(mean)), "tm_pairwise_mean": float(mean.mean())}
