@@ -255,8 +255,8 @@ class Forecaster:
             real[:, self.context :] = True
             streams, numbers = [_stream(part)] * rows, torch.arange(rows)
             told = self._told([part], 0, rows)
-            drawn = drawer.refined(y, given, real, told, streams, numbers, how)
-            joined.append(drawn[:samples, self.context : self.context + horizon].numpy())
+            drawn = drawer.refined(y, given, real, told, streams, numbers, how, samples)
+            joined.append(drawn[:, self.context : self.context + horizon].numpy())
         calls = how.calls(len(drawer.sampler.plan(self.model.denoiser)))
         return Forecast(s.name, s.channels, f.index, np.concatenate(joined, -1), calls, s)
 

@@ -103,10 +103,11 @@ class PathDrawer:
         return torch.where(given, y, self._in_parts(len(y), drawn))
 
     def refined(self, y: Tensor, given: Tensor, real: Tensor, covariates: Tensor | None,
-                streams: Sequence[int], numbers: Tensor, how: Refinement) -> Tensor:  # fmt: skip
+                streams: Sequence[int], numbers: Tensor, how: Refinement,
+                samples: int) -> Tensor:  # fmt: skip
         """The windows of one series with what is not given moved from the values it has in ``y``.
 
-        The first ``PILOT`` rows say how far those values are trusted.
+        The first ``PILOT`` rows say how far those values are trusted; the first ``samples`` move.
         """
         config, keys = self.model.config, _keys(streams, numbers)
         mine = self(torch.where(given, y, torch.nan), given, real, covariates, streams, numbers,
@@ -131,11 +132,12 @@ class PathDrawer:
                     Draws(self.seed, keys[part]))  # fmt: skip
             return values_of(x, base.context)
 
-        return torch.where(given, y, self._in_parts(len(y), drawn))
+        return torch.where(given[:samples], y[:samples], self._in_parts(samples, drawn))
 
     def _in_parts(self, n: int, drawn: Callable[[slice], Tensor]) -> Tensor:
         """Values ``[n, L, C]``, as many rows at once as a network call takes."""
-        return torch.cat([drawn(slice(i, i + self.rows)) for i in range(0, n, self.rows)])
+        starts = range(0, n, self.rows)
+        return torch.cat([drawn(slice(i, min(i + self.rows, n))) for i in starts])
 
 
 def _keys(streams: Sequence[int], numbers: Tensor) -> Tensor:
