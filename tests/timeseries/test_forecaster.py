@@ -157,6 +157,8 @@ def test_refinement_moves_and_returns_to_the_base(forecaster: Forecaster) -> Non
     free = forecaster.refine(shifted, [A], samples=10)[0]
     assert free.samples.shape == (10, 24, 1) and np.isfinite(free.samples).all()
     assert not np.allclose(free.samples, shifted[0].samples, atol=0.1)
+    more = forecaster.refine(shifted, [A], samples=60)[0]
+    assert np.allclose(more.samples[:10], free.samples, atol=1e-4)
     likely = forecaster.refine(shifted, [A], "most-likely", samples=10)[0]
     assert np.isfinite(likely.samples).all()
     with pytest.raises(InputError, match="unknown way to refine"):
