@@ -29,7 +29,7 @@ LOCAL = [name for name in TASKS if name not in DOWNLOADS]
 # Series, test windows a series, horizon, context.
 PROTOCOLS = {
     "exchange_rate_nips": (8, 5, 30, 360),
-    "m4_hourly": (414, 1, 48, 504),
+    "m4_hourly": (414, 1, 48, 336),
     "m4_weekly": (359, 1, 13, 104),
     "ETTh1": (7, 7, 24, 336),
     "beijing_pm25": (12, 7, 48, 312),
