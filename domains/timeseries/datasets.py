@@ -3,8 +3,8 @@
 ``exchange_rate_nips`` and ``m4_hourly`` are TSDiff's (Kollovieh et al., NeurIPS 2023) to the last
 value; ``m4_weekly`` is the M4 competition's. The others are real sets with a protocol stated here:
 
-* ``m4_hourly``: models look back a fortnight (336 steps), TSDiff's 312, so that the same day of a week
-  is known whichever half of the history is missing.
+* ``m4_hourly``: models look back a fortnight (336 steps), TSDiff's 312, so that the same day of a
+  week is known whichever half of the history is missing.
 * ``ETTh1``: seven windows of a day up to row 14400, the end of the test part of long-term
   forecasting (rows behind it are used by nobody). Seven columns as seven series.
 * ``beijing_pm25``: twelve stations with their real gaps, TSDiff's KDDCup setting (312 → 48) over a
