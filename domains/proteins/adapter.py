@@ -77,6 +77,7 @@ class Proteins(Domain):
         self, source: str | Path, progress: Progress | None = None
     ) -> ChainTable | SequenceTable:
         from domains.proteins.datasets import LOADERS
+        from domains.proteins.own import own_table
         from domains.proteins.residue_data import from_fasta, is_fasta, uniref
 
         if str(source) == "uniref":
@@ -85,34 +86,13 @@ class Proteins(Domain):
             return LOADERS[str(source)]()
         if is_fasta(source):
             return from_fasta(source)
-        return self._own(Path(source))
-
-    def _own(self, source: Path) -> ChainTable:
-        """A user's table, structure file or folder of such; what is left out is logged."""
-        import logging
-
-        from domains.proteins.collect import table_from_chains, table_from_folder
-        from domains.proteins.ensembles import read_ensemble
-        from domains.proteins.table import ChainTable
-
-        if not source.exists():
+        if not Path(source).exists():
             raise InputError(
                 f"neither a file nor a data set; data sets: {', '.join(self.datasets)}; files: "
                 "PDB, mmCIF, a folder of them, a table (.npz), or FASTA for models of sequences",
                 source,
             )
-        if source.suffix == ".npz":
-            return ChainTable.load(source)
-        if source.is_dir():
-            table, dropped = table_from_folder(source)
-        else:
-            result = read_ensemble(source)
-            table, dropped = table_from_chains(result.chains, source)
-            dropped = [*result.dropped, *dropped]
-        if dropped:
-            log = logging.getLogger(__name__)
-            log.warning("%s: %d left out; the first: %s", source, len(dropped), dropped[0])
-        return table
+        return own_table(Path(source))
 
     def build_dataset(
         self, source: Path, out: Path, *, jobs: int = -1, seed: int = 7, limit: int | None = None
@@ -129,15 +109,11 @@ class Proteins(Domain):
         conditions: Sequence[str],
         like: Mapping[str, Any] | None = None,
     ) -> tuple[dict[str, Any], PreparedData, PreparedData]:
-        from domains.proteins.crops import cut
-        from domains.proteins.encoding import Encoding
-        from domains.proteins.networks import PRESETS
+        from domains.proteins.backbone_data import prepare_backbones
         from domains.proteins.residue_data import SequenceTable
         from domains.proteins.sequence_encoding import is_sequence_model
         from domains.proteins.sequence_encoding import prepare as prepare_sequences
         from domains.proteins.sequence_networks import SEQUENCE_PRESETS
-        from domains.proteins.table import split
-        from sciflow.training.prepared import statistics
 
         if like is None:
             self.require_preset(preset)
@@ -149,41 +125,7 @@ class Proteins(Domain):
                 f"{dataset.name} holds sequences without structures, which preset {preset} needs; "
                 f"presets of sequences: {', '.join(SEQUENCE_PRESETS)}"
             )
-        settings = (PRESETS[preset] if like is None else like)["pieces"]
-        parts = split(dataset)
-        if not len(parts["train"]):
-            parts["train"] = parts["valid"]
-        train, held_out = (
-            cut(dataset.subset(parts[side]), tuple(settings["lengths"]),
-                crops=settings["crops"], rg_ratio=settings["rg_ratio"], coil=settings["coil"])
-            for side in ("train", "valid")
-        )  # fmt: skip
-        if not len(train):
-            raise InputError(
-                f"no chain of the training part is unbroken, compact and {settings['lengths'][0]} "
-                f"to {settings['lengths'][1]} residues long"
-            )
-        asked = list(conditions if like is None else like["conditions"])
-        asked = [c for c in asked if c != "length"]
-        encoding = (
-            Encoding.of(PRESETS[preset]["fields"], train.backbones)
-            if like is None
-            else Encoding.from_config(like["encoding"])
-        )
-        data, valid = (
-            encoding.prepare(p.backbones, {c: p.properties[c] for c in asked})
-            for p in (train, held_out)
-        )
-        if like is not None:
-            return {**like, "dataset": dataset.name}, data, valid
-        config = {
-            "domain": self.name,
-            "dataset": dataset.name,
-            "encoding": encoding.config(),
-            "conditions": statistics(data.conditions),
-            **{k: v for k, v in PRESETS[preset].items() if k != "fields"},
-        }
-        return config, data, valid
+        return prepare_backbones(dataset, preset, conditions, like)
 
     def denoiser(self, config: Mapping[str, Any]) -> NetworkDenoiser:
         from domains.proteins.networks import build_denoiser
