@@ -46,7 +46,7 @@ def hourly() -> ForecastTask:
         for s in TASKS[name]().series:
             plain = s.replace(name=f"{name}/{s.name}", covariates=None, covariate_names=())
             series.append(plain.channel(plain.channels[0]))
-    return ForecastTask("hourly", series, [], 48, 336, 24)
+    return ForecastTask("hourly", series, [], 48, 312, 24)
 
 
 def anchoring_season(series: Sequence[Series], season: int, horizon: int) -> int:
