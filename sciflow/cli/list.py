@@ -44,9 +44,12 @@ def _section(title: str, entries: dict[str, str]) -> None:
 
 
 def _headline(folder: Path) -> str:
-    """The first line of a model's card that is not its title."""
+    """The first sentence of a model's card."""
     try:
         lines = (folder / "card.md").read_text().splitlines()
     except OSError:
         return "(its card cannot be read)"
-    return next((s.strip() for s in lines if s.strip() and not s.startswith("#")), "")
+    text = "\n".join(s.strip() for s in lines if not s.startswith("#")).strip()
+    paragraph = text.partition("\n\n")[0].replace("\n", " ")
+    sentence, more, _ = paragraph.partition(". ")
+    return sentence + more.strip()

@@ -51,6 +51,27 @@ def test_list_names_what_there_is() -> None:
         assert text in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("card", "headline"),
+    [
+        (
+            "# a/b\n\nOne that goes\nover two lines. Another.\n\nMore. text",
+            "One that goes over two lines.",
+        ),
+        ("# a/b\n\nNo stop\n", "No stop"),
+        ("# a/b\n\n## Next\n", ""),
+        ("", ""),
+        (None, "(its card cannot be read)"),
+    ],
+)
+def test_the_first_sentence_of_a_card(tmp_path, card, headline):
+    from sciflow.cli.list import _headline
+
+    if card is not None:
+        (tmp_path / "card.md").write_text(card)
+    assert _headline(tmp_path) == headline
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["data"], ["sample", "--help"]])
 def test_help(arguments: list[str]) -> None:
     result = run(*arguments)
