@@ -134,6 +134,20 @@ class Domain(ABC):
         if name not in self.presets():
             raise InputError(f"unknown preset {name!r}; known: {', '.join(self.presets())}")
 
+    def require_file(self, source: str | Path, allowed: str) -> Path:
+        """A user's file or folder, where ``source`` is no name of a data set.
+
+        Args:
+            source: as it was given.
+            allowed: kinds of files and names of data sets, for the message.
+
+        Raises:
+            InputError: there is no such file.
+        """
+        if not Path(source).exists():
+            raise InputError(f"neither a file nor a data set; {allowed}", source)
+        return Path(source)
+
     @abstractmethod
     def dataset(self, source: str | Path, progress: Progress | None = None) -> Any:
         """A data set by name, or a user's own file in a format of the field."""

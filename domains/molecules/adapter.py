@@ -67,15 +67,11 @@ class Molecules(Domain):
         }
         if str(source) in loaders:
             return loaders[str(source)]()
-        if not Path(source).exists():
-            raise InputError(
-                f"neither a file nor a data set; data sets: {', '.join(loaders)}; files: SDF, XYZ, "
-                "CSV or SMILES",
-                source,
-            )
-        if Path(source).suffix == ".npz":
-            return datasets.MoleculeTable.load(source)
-        return datasets.table_from_file(source)
+        allowed = f"data sets: {', '.join(loaders)}; files: SDF, XYZ, CSV or SMILES"
+        path = self.require_file(source, allowed)
+        if path.suffix == ".npz":
+            return datasets.MoleculeTable.load(path)
+        return datasets.table_from_file(path)
 
     def build_dataset(
         self, source: Path, out: Path, *, jobs: int = -1, seed: int = 7, limit: int | None = None

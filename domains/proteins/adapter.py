@@ -86,13 +86,11 @@ class Proteins(Domain):
             return LOADERS[str(source)]()
         if is_fasta(source):
             return from_fasta(source)
-        if not Path(source).exists():
-            raise InputError(
-                f"neither a file nor a data set; data sets: {', '.join(self.datasets)}; files: "
-                "PDB, mmCIF, a folder of them, a table (.npz), or FASTA for models of sequences",
-                source,
-            )
-        return own_table(Path(source))
+        allowed = (
+            f"data sets: {', '.join(self.datasets)}; files: PDB, mmCIF, a folder of them, a table "
+            "(.npz), or FASTA for models of sequences"
+        )
+        return own_table(self.require_file(source, allowed))
 
     def build_dataset(
         self, source: Path, out: Path, *, jobs: int = -1, seed: int = 7, limit: int | None = None

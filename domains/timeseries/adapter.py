@@ -70,13 +70,8 @@ class TimeSeries(Domain):
             return TASKS[str(source)]()
         if str(source) == "hourly":
             return hourly()
-        if not Path(source).exists():
-            raise InputError(
-                "neither a file nor a data set; files: CSV, parquet or JSON lines; data sets: "
-                f"hourly, {', '.join(TASKS)}",
-                source,
-            )
-        return own_task(Path(source))
+        allowed = f"files: CSV, parquet or JSON lines; data sets: hourly, {', '.join(TASKS)}"
+        return own_task(self.require_file(source, allowed))
 
     def prepare(
         self,

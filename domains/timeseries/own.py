@@ -10,6 +10,7 @@ import numpy as np
 from domains.timeseries.series import Series
 from domains.timeseries.task import ForecastTask
 from sciflow.errors import InputError
+from sciflow.subsets import evenly_spread
 
 __all__ = ["HOURLY", "anchoring_season", "history_length", "hourly", "own_task"]
 
@@ -56,7 +57,7 @@ def anchoring_season(series: Sequence[Series], season: int, horizon: int) -> int
     """
     if season == 1:
         return 1
-    ahead = np.unique(np.linspace(1, horizon, min(horizon, 24)).round().astype(int))
+    ahead = 1 + evenly_spread(horizon, 24)
     ratios = []
     for s in series:
         last = np.mean([_naive_error(s.values, k) for k in ahead])
