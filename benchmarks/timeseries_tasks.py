@@ -6,8 +6,8 @@
 ``missing``: CRPS of the forecast where half of the context is hidden (random steps, a block at its
 start, the block right before the forecast: TSDiff's RM, BM-B, BM-E; Kollovieh et al. 2023), as a
 ratio to that of the whole context. Covariates that end with the history are hidden with the values,
-as when a station is silent; the patch network does not read those of steps without a value anyway.
-MASE keeps the scale of the whole history.
+as when a station is silent; the network would fill the gap from what else was measured. MASE keeps
+the scale of the whole history.
 
 ``refine``: CRPS of forecasts of others, before and after, and of the model's own (``alone``), which
 a refinement that forgets its base would have. ``--validation`` scores a grid of settings on
@@ -86,13 +86,7 @@ def hidden(history: Series, context: int, scenario: str) -> Series:
         rows = {"none": np.arange(0), "start": np.arange(n // 2), "end": np.arange(n - n // 2, n)}[
             scenario
         ]
-    values = history.values.copy()
-    values[first + rows] = np.nan
-    told = history.covariates
-    if told is not None and len(told) == len(history):
-        told = told.copy()
-        told[first + rows] = np.nan
-    return history.replace(values=values, covariates=told)
+    return history.hidden(first + rows)
 
 
 def missing(

@@ -137,11 +137,13 @@ class TimeSeries(Domain):
 
     def calibrate(self, model: Model, dataset: ForecastTask) -> dict[str, Any]:
         """The spread of forecasts; see :mod:`domains.timeseries.calibration`."""
-        from domains.timeseries.calibration import calibrated_spread
+        from domains.timeseries.calibration import fitted_spread
         from domains.timeseries.forecaster import Forecaster
 
-        gamma = calibrated_spread(Forecaster(model), dataset)
-        return {"forecasting": {**model.config["forecasting"], "prior_scale": gamma}}
+        fitted = fitted_spread(Forecaster(model), dataset)
+        gamma = fitted.pop("prior_scale")
+        forecasting = {**model.config["forecasting"], "prior_scale": gamma}
+        return {"forecasting": forecasting, "spread": fitted}
 
     # --- sampling ---------------------------------------------------------------------------
 

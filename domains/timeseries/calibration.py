@@ -1,4 +1,4 @@
-r"""How wide a trained model's forecasts should spread: one number, from windows kept from training.
+r"""How wide a trained model's forecasts should spread, from windows kept from training.
 
 A network that saw too little, or too few series, forecasts with intervals too narrow or too wide.
 The noise that paths start from is scaled by γ (``prior_scale`` of the sampler), which the flow
@@ -10,11 +10,16 @@ carries over to the paths, until 80 % of held-out values lie within the central 
 repeated, since the flow is not linear. The step is that of conformal prediction by ratios (Sesia
 and Candès 2020), but it moves the paths, not the interval, so every quantile and all that is made
 of the paths follow. Test windows play no part.
+
+What a network knows least is how far it may be wrong where the history ends long before the
+forecast begins, which is rare in training. So γ is fitted at several ages of the last value, with
+the steps after it hidden, and interpolated between them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +30,7 @@ from domains.timeseries.series import Series
 from domains.timeseries.task import ForecastTask
 from sciflow.subsets import evenly_spread
 
-__all__ = ["calibrated_spread", "interval_ratios"]
+__all__ = ["calibrated_spread", "fitted_spread", "interval_ratios"]
 
 _LEVEL = 0.8
 _WINDOWS, _SAMPLES, _ROUNDS = 120, 50, 3
@@ -33,32 +38,42 @@ _LOW, _HIGH = 0.4, 2.5
 """Beyond lies a model that is wrong in more than its spread."""
 
 
-def calibrated_spread(
-    forecaster: Forecaster, task: ForecastTask, progress: Callable[[int, int], None] | None = None
-) -> float:
+def fitted_spread(forecaster: Forecaster, task: ForecastTask) -> dict[str, Any]:
+    """The spread of a model on the validation windows of a task.
+
+    Returns:
+        ``prior_scale``, γ where the history reaches the forecast, and ``ages`` of the last value in
+        steps, from 0 to half of the context, with the ``factors`` on γ there.
+    """
+    ages = sorted({0, forecaster.context // 8, forecaster.context // 2})
+    scales = [calibrated_spread(forecaster, task, age) for age in ages]
+    factors = [round(scale / scales[0], 3) for scale in scales]
+    return {"prior_scale": scales[0], "ages": ages, "factors": factors}
+
+
+def calibrated_spread(forecaster: Forecaster, task: ForecastTask, age: int = 0) -> float:
     """γ of a model on the validation windows of a task; 1 where there are none.
 
     Args:
         forecaster: the model.
         task: whose validation windows the model was not trained on.
-        progress: told (rounds done, rounds).
+        age: of the last value: so many steps before the forecast are hidden.
     """
     windows = task.validation_windows() if task.validation else []
     if not windows:
         return 1.0
     rows = evenly_spread(len(windows), _WINDOWS)
     histories, truths = ([windows[i][k] for i in rows] for k in (0, 1))
+    histories = [h.hidden(slice(max(len(h) - age, 0), None)) for h in histories]
     kept = [i for i, h in enumerate(histories) if h.observed[-forecaster.context :].any()]
     histories, truths = ([part[i] for i in kept] for part in (histories, truths))
     gamma = 1.0
-    for k in range(_ROUNDS if kept else 0):
+    for _ in range(_ROUNDS if kept else 0):
         made = forecaster.forecast(histories, task.horizon, _SAMPLES, prior_scale=gamma)
         ratios = interval_ratios(made, truths, _LEVEL)
         if not len(ratios):
             break
         gamma = float(np.clip(gamma * np.quantile(ratios, _LEVEL), _LOW, _HIGH))
-        if progress is not None:
-            progress(k + 1, _ROUNDS)
     return round(gamma, 3)
 
 

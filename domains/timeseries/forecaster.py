@@ -11,7 +11,7 @@ the model's are rolled out: each path goes on from its own past, block after blo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,8 @@ class Forecaster:
             steps: network calls a block of the model's horizon; default the model's.
             batch_size: paths a network call; changes speed and memory only.
             progress: told (series done, series).
-            settings: further ones of the sampler.
+            settings: further ones of the sampler. ``prior_scale`` takes the place of the spread
+                that calibration has found, at every age of the last value.
 
         Raises:
             InputError: a series is not one that the model can continue.
@@ -92,11 +93,14 @@ class Forecaster:
             if n < 1:
                 raise InputError(f"{what} must be 1 or more, not {n}")
         drawer = PathDrawer.of(self.model, method, steps, seed, batch_size, **settings)
+        spread = self.model.config.get("spread")
+        if drawer.method != "conditional" or "prior_scale" in settings:
+            spread = None
         blocks = -(-horizon // self.horizon)
         calls = blocks * len(drawer.sampler.plan(self.model.denoiser))
         forecasts: list[Forecast] = []
         for group in _groups(series, max(drawer.rows // samples, 1)):
-            paths = self._continued(group, horizon, samples, drawer)
+            paths = self._continued(group, horizon, samples, drawer, spread)
             forecasts += [
                 Forecast(s.name, s.channels, s.future(horizon), p, calls, s)
                 for s, p in zip(group, paths, strict=True)
@@ -212,7 +216,12 @@ class Forecaster:
         return series
 
     def _continued(
-        self, group: Sequence[Series], horizon: int, samples: int, drawer: PathDrawer
+        self,
+        group: Sequence[Series],
+        horizon: int,
+        samples: int,
+        drawer: PathDrawer,
+        spread: Mapping[str, Sequence[float]] | None,
     ) -> list[np.ndarray]:
         """Paths ``[S, H, C]`` of each series; several at once, which is faster."""
         parts = [self._parts(s) for s in group]
@@ -231,7 +240,8 @@ class Forecaster:
             told = self._told(joint, b * self.horizon, samples)
             # Each block has numbers of its own.
             own = [k ^ stream_of(f"block {b}") if b else k for k in streams]
-            y = drawer(y, given, real, told, own, numbers, samples)
+            wide = None if spread is None else _factors(past, spread)
+            y = drawer(y, given, real, told, own, numbers, samples, wide)
             blocks.append(y[:, self.context :])
             past, begin = y[:, self.horizon :], (begin - self.horizon).clamp(min=0)
         paths = torch.cat(blocks, 1)[:, :horizon].view(len(joint), samples, horizon, -1).numpy()
@@ -301,6 +311,12 @@ def load_forecaster(model: str | Path = "timeseries") -> Forecaster:
 def _stream(s: Series) -> int:
     """Whose random numbers the continuations of a series have."""
     return stream_of(f"{s.name} {s.stamp(len(s) - 1)}")
+
+
+def _factors(past: Tensor, spread: Mapping[str, Sequence[float]]) -> Tensor:
+    """Factor on the spread of each row of histories ``[B, L, C]``, by the age of its last value."""
+    ages = torch.isfinite(past).any(2).flip(1).int().argmax(1)
+    return torch.from_numpy(np.interp(ages.numpy(), spread["ages"], spread["factors"]))
 
 
 def _tail(s: Series, n: int) -> Tensor:

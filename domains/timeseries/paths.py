@@ -71,6 +71,7 @@ class PathDrawer:
         streams: Sequence[int],
         numbers: Tensor,
         paths: int,
+        spread: Tensor | None = None,
     ) -> Tensor:
         """The windows with what is real and not given drawn, float64 ``[B, L, C]``.
 
@@ -82,6 +83,7 @@ class PathDrawer:
             streams: whose random numbers each row has (:func:`stream_of`).
             numbers: int64 ``[B]``, which path each row is.
             paths: how many there are, for quantile guidance.
+            spread: a factor on the noise that each row starts from, ``[B]``.
 
         Raises:
             NonFiniteError: the sampler lost a path.
@@ -95,7 +97,9 @@ class PathDrawer:
                 config["season"], config["lags"], (numbers[part] + 1) / (paths + 1),
             )  # fmt: skip
             known = {FIELD: batch[FIELD]} if batch.context.given else None
-            report = self.sampler(denoiser, batch.context, Draws(self.seed, keys[part]), known)
+            draws, wide = Draws(self.seed, keys[part]), None if spread is None else spread[part]
+            start = self.sampler.prior(denoiser, batch.context, draws, scales=wide)
+            report = self.sampler(denoiser, batch.context, draws, known, start=start)
             if bool(report.broken.any()):
                 raise NonFiniteError(f"a path was lost: {report.where}; try more steps")
             return values_of(report.state[FIELD], batch.context)

@@ -104,6 +104,19 @@ class Series:
             values=self.values[first:], start=self.stamp(first), covariates=covariates
         )
 
+    def hidden(self, rows: slice | np.ndarray) -> Series:
+        """The series with nothing known of some steps, as of a station that was silent.
+
+        Covariates that end with the values are unknown there, too; those that are known
+        beforehand stay.
+        """
+        values, covariates = self.values.copy(), self.covariates
+        values[rows] = np.nan
+        if covariates is not None and len(covariates) == len(self):
+            covariates = covariates.copy()
+            covariates[rows] = np.nan
+        return self.replace(values=values, covariates=covariates)
+
     def channel(self, name: str) -> Series:
         """One channel as a series of its own."""
         i = self.channels.index(name)

@@ -40,17 +40,21 @@ class Patterns:
         infill: share of windows with gaps anywhere.
         free: share of windows of which nothing is given.
         anywhere: of the forecasts, those whose origin stands anywhere in the window.
+        silent: of all, those in which the covariates of the past are unknown where no value is
+            given, as of a station that fails. Without them a network fills every gap from what
+            was measured beside it, and is far too sure of itself where nothing was.
     """
 
     gaps: float = 0.3
     infill: float = 0.1
     free: float = 0.15
     anywhere: float = 0.2
+    silent: float = 0.5
 
     def __call__(self, real: Tensor, origin: int, draws: Draws) -> Tensor:
         """Bool ``[B, L, C]``: what is given, of ``real`` elements of windows."""
         length = real.shape[1]
-        u = draws.uniform((8,), "pattern", dtype=torch.float64)
+        u = self._numbers(draws)
         place = torch.arange(length)
         kind, moved = u[:, 0], u[:, 1] < self.anywhere
         start = torch.where(moved, (u[:, 2] * length).long(), origin)[:, None]
@@ -68,6 +72,16 @@ class Patterns:
         given = torch.where(infill[:, None], ~missing, given)
         given = torch.where((gaps & ~infill)[:, None], given & ~missing, given)
         return (given & ~free[:, None])[..., None] & real
+
+    def heard(self, given: Tensor, draws: Draws) -> Tensor:
+        """Bool ``[B, L, 1]``: where covariates of the past are told, of what is given."""
+        return (
+            given.any(2, keepdim=True) | (self._numbers(draws)[:, 7] >= self.silent)[:, None, None]
+        )
+
+    @staticmethod
+    def _numbers(draws: Draws) -> Tensor:
+        return draws.uniform((8,), "pattern", dtype=torch.float64)
 
 
 class Windows:
@@ -141,13 +155,16 @@ class Windows:
         steps = self._steps(rows)
         y = self.values[steps]
         real = torch.isfinite(y)
+        draws = Draws(self.seed, rows)
         if self.patterns is None:
             given = real & (torch.arange(y.shape[1]) < self.context)[:, None]
         else:
-            given = self.patterns(real, self.context, Draws(self.seed, rows))
+            given = self.patterns(real, self.context, draws)
         told = None
         if self.covariates is not None:
             told = self.told[steps]
             if not self.covariates.known_future:
                 told[:, self.context :] = torch.nan
+                if self.patterns is not None:
+                    told.masked_fill_(~self.patterns.heard(given, draws), torch.nan)
         return batch_of(y, given, real, self.season, self.lags, told)

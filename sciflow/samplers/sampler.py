@@ -79,13 +79,31 @@ class Sampler(SamplerSettings):
         """
         return plan_of(self, denoiser.paths, begin)
 
-    def _prior(self, name: str, path: Path, context: Context, draws: Draws, dtype: torch.dtype
-               ) -> Tensor:  # fmt: skip
-        x = path.prior(context, draws, f"{name}/prior", dtype)
-        if self.prior_scale == 1 or not isinstance(path, GaussianPath):
-            return x
-        mean, _ = path.prior_moments(context, x)
-        return mean + self.prior_scale * (x - mean)
+    def prior(self, denoiser: Denoiser, context: Context, draws: Draws,
+              dtype: torch.dtype | None = None, scales: Tensor | None = None
+              ) -> dict[str, Tensor]:  # fmt: skip
+        """What a run starts from, by ``prior_scale``.
+
+        Args:
+            denoiser: whose fields.
+            context: masks, conditions.
+            draws: those of the run.
+            dtype: of continuous fields; default torch's.
+            scales: one more factor a sample on the noise of Gaussian fields, ``[B]``: where some
+                samples are to spread wider than others.
+        """
+        dtype = dtype or torch.get_default_dtype()
+        start = {}
+        for name, path in denoiser.paths.items():
+            x = path.prior(context, draws, f"{name}/prior", dtype)
+            if isinstance(path, GaussianPath) and not (self.prior_scale == 1 and scales is None):
+                mean, _ = path.prior_moments(context, x)
+                noise = self.prior_scale * (x - mean)
+                if scales is not None:
+                    noise = scales.to(x).reshape(-1, *[1] * (x.ndim - 1)) * noise
+                x = mean + noise
+            start[name] = x
+        return start
 
     def _renoise(self, path: Path, x: Tensor, s: float, t: float, context: Context, draws: Draws,
                  stream: str, step: int) -> Tensor:  # fmt: skip
@@ -117,7 +135,7 @@ class Sampler(SamplerSettings):
             given: values of given elements, ``{field: [B, ...]}``.
             dtype: of continuous fields; default torch's.
             progress: called with (calls done, calls in all).
-            start: the fields at time ``begin``; default a draw of the prior, by ``prior_scale``.
+            start: the fields at time ``begin``; default :meth:`prior`.
             begin: where on the shared clock to begin.
             steppers: what makes the stepper of a field in place of ``method``, for solvers with
                 more than settings to them (:mod:`sciflow.samplers.dpm_solver_v3`). The plan is
@@ -142,8 +160,7 @@ class Sampler(SamplerSettings):
             if self.cache:
                 _check_cache(denoiser)
             if start is None:
-                dtype = dtype or torch.get_default_dtype()
-                start = {f: self._prior(f, p, context, draws, dtype) for f, p in paths.items()}
+                start = self.prior(denoiser, context, draws, dtype)
             state = _keep_given(State(dict(start), context), given, paths)
             makers = tuple((steppers or {}).items())
             intervals, prepared = _prepared(self, begin, tuple(paths.items()), makers)

@@ -165,6 +165,13 @@ def test_the_flow_carries_the_spread_of_the_prior_over(schedule: Schedule) -> No
     for gamma in (0.5, 1.7):
         assert torch.allclose(run(gamma), gamma * plain, atol=2e-2 * gamma)
 
+    # A factor a sample, beside that of the sampler.
+    sampler = Sampler(steps=200, method="ab3", prior_scale=1.7)
+    scales = torch.linspace(0.5, 1.5, 64)
+    start = sampler.prior(target, context, draws, torch.float64, scales)
+    found = sampler(target, context, draws, start=start).state["x"][:, 0] - target.mean
+    assert torch.allclose(found, 1.7 * scales[:, None].double() * plain, atol=5e-2)
+
 
 @pytest.mark.parametrize("schedule", [Rectified(), VPLinear(), VarianceExploding()], ids=str)
 def test_ancestral_noise_has_the_posterior_moments(schedule: Schedule) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from domains.timeseries.calibration import calibrated_spread, interval_ratios
+from domains.timeseries.calibration import calibrated_spread, fitted_spread, interval_ratios
 from domains.timeseries.forecast import Forecast
 from domains.timeseries.series import Series
 from domains.timeseries.task import ForecastTask, rolling_task
-from tests.timeseries.small_forecaster import small_forecaster
+from tests.timeseries.small_forecaster import make_series, small_forecaster
 
 
 @dataclass
@@ -74,6 +74,50 @@ def test_a_model_is_saved_with_its_spread() -> None:
     long = [s.replace(values=np.tile(s.values, (5, 1))) for s in series]
     task = rolling_task("noise", long, horizon=24, context=96)
     fitted = forecaster.model.domain.calibrate(forecaster.model, task)
-    assert set(fitted) == {"forecasting"}
+    assert set(fitted) == {"forecasting", "spread"}
+    assert fitted["spread"]["ages"] == [0, 12, 48]
     assert 0.4 <= fitted["forecasting"]["prior_scale"] <= 2.5
     assert fitted["forecasting"]["steps"] == forecaster.model.config["forecasting"]["steps"]
+
+
+def test_old_values_are_calibrated_by_their_age() -> None:
+    """A random walk after a pause: a forecaster that spreads as if there were none is mended."""
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((200, 120, 1)).cumsum(1)
+    walks = [Series(f"s{i}", pd.Timestamp("2024-01-01"), "h", y) for i, y in enumerate(values)]
+    task = rolling_task("walks", walks, horizon=1, context=32, windows=1)
+
+    class Walker(TooNarrow):
+        def forecast(self, series: list[Series], horizon: int, samples: int, prior_scale: float
+                     ) -> list[Forecast]:  # fmt: skip
+            last = [s.values[s.observed[:, 0], 0][-1] for s in series]
+            made = super().forecast(series, horizon, samples, prior_scale)
+            return [
+                Forecast(s.name, s.channels, f.index, m + f.samples, 1, s)
+                for s, m, f in zip(series, last, made, strict=True)
+            ]
+
+    fitted = fitted_spread(Walker(1.0, context=32), task)  # type: ignore[arg-type]
+    assert fitted["ages"] == [0, 4, 16]
+    # 1 + age steps; 120 windows: 3 standard errors of a spread. The largest γ is 2.5.
+    assert fitted["prior_scale"] == pytest.approx(1.0, abs=0.25)
+    assert fitted["prior_scale"] * fitted["factors"][1] == pytest.approx(5**0.5, abs=0.45)
+    assert fitted["prior_scale"] * fitted["factors"][2] == pytest.approx(2.5, abs=0.01)
+
+
+def test_the_spread_of_a_row_is_that_of_its_own_age() -> None:
+    """Whatever else is in the table; and ``prior_scale`` takes its place."""
+    plain = small_forecaster()
+    wide = small_forecaster(spread={"ages": [0, 12, 48], "factors": [1.0, 1.4, 2.0]})
+    fresh, old = make_series("fresh", 200), make_series("old", 200)
+    old = old.hidden(slice(200 - 6, None))
+    together = wide.forecast([fresh, old], 24, 20)
+    alone = [wide.forecast(s, 24, 20)[0] for s in (fresh, old)]
+    for a, b in zip(together, alone, strict=True):
+        assert np.allclose(a.samples, b.samples, atol=1e-4)
+    assert np.allclose(alone[0].samples, plain.forecast(fresh, 24, 20)[0].samples, atol=1e-5)
+    by_hand = plain.forecast(old, 24, 20, prior_scale=1.2)[0].samples
+    assert np.allclose(alone[1].samples, by_hand, atol=1e-4)
+    assert not np.allclose(by_hand, plain.forecast(old, 24, 20)[0].samples, atol=1e-2)
+    told = wide.forecast(old, 24, 20, prior_scale=1.2)[0].samples
+    assert np.allclose(told, by_hand, atol=1e-6)

@@ -96,6 +96,30 @@ def test_future_covariates_are_told_only_where_they_are_known() -> None:
         assert not bool(mark[:24].any())
 
 
+def test_a_silent_station_tells_nothing_beside_its_values() -> None:
+    """Half of the windows know past covariates only where values are given; the rest, all of them.
+
+    A network that always saw them would fill every gap from what was measured beside it.
+    """
+    told = [
+        s.replace(covariates=np.ones((len(s), 1)), covariate_names=("ozone",)) for s in SERIES[:1]
+    ]
+    rows = torch.arange(200)
+    for known, silent in ((False, 0.5), (False, 0.0), (True, 0.5)):
+        covariates = Covariates.fit(told, known)
+        patterns = Patterns(silent=silent)
+        data = Windows(told, 72, 24, 24, patterns, covariates=covariates)
+        batch = data.collate(rows)
+        mark = batch.context.extras["features"][:, :72, 0, -1].bool()
+        given = batch.context.given[FIELD][:, :72, 0]
+        exists = batch.context.mask[:, :72, 0]
+        gaps = (exists & ~given).any(1)
+        quiet = ~(mark & exists & ~given).any(1)
+        assert bool(mark[given].all())
+        share = float((quiet & gaps).sum() / gaps.sum())
+        assert share == (pytest.approx(0.5, abs=0.15) if silent and not known else 0.0)
+
+
 def test_covariates_are_standardised_by_the_training_part() -> None:
     rng = np.random.default_rng(0)
     told = SERIES[0].replace(
