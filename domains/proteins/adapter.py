@@ -59,6 +59,7 @@ class Proteins(Domain):
         "motif": Option("FILE", "PDB or mmCIF file of a motif to build chains around."),
         "contig": Option("TEXT", 'What of it is kept and built, e.g. "10-40/A25-46/10-40".'),
         "redesign": Option("FILE", "PDB or mmCIF file of a chain to make variants of."),
+        "backbone": Option("FILE", "PDB or mmCIF file of a chain to find sequences for."),
         "fix": Option("TEXT", 'Residues of it that stay, e.g. "A1-20,A35-60".'),
         "noise": Option("T", "How much of the rest is made anew, above 0 to 1; default 0.5, with "
                         "--fix 1."),

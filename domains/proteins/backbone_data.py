@@ -7,6 +7,7 @@ from typing import Any
 
 from domains.proteins.crops import cut
 from domains.proteins.encoding import Encoding
+from domains.proteins.letters import FIELD
 from domains.proteins.networks import PRESETS
 from domains.proteins.table import ChainTable, split
 from sciflow.errors import InputError
@@ -46,15 +47,22 @@ def prepare_backbones(
             f"no chain of the training part is unbroken, compact and {settings['lengths'][0]} "
             f"to {settings['lengths'][1]} residues long"
         )
+    fields = PRESETS[preset]["fields"] if like is None else like["encoding"]["fields"]
+    if FIELD in fields:
+        train, held_out = (p.known() for p in (train, held_out))
+        if not len(train):
+            raise InputError(
+                f"no chain of {table.name} has a known sequence, which this model needs"
+            )
     asked = list(conditions if like is None else like["conditions"])
     asked = [c for c in asked if c != "length"]
     encoding = (
-        Encoding.of(PRESETS[preset]["fields"], train.backbones)
+        Encoding.of(fields, train.backbones)
         if like is None
         else Encoding.from_config(like["encoding"])
     )
     data, valid = (
-        encoding.prepare(p.backbones, {c: p.properties[c] for c in asked})
+        encoding.prepare(p.backbones, {c: p.properties[c] for c in asked}, p.residues)
         for p in (train, held_out)
     )
     if like is not None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from domains.proteins.letters import MASKED
 from domains.proteins.table import DSSP_CODES, ChainTable
 
 __all__ = ["CONDITIONS", "Pieces", "cut"]
@@ -29,13 +30,23 @@ _STRAND = [DSSP_CODES.index(c) for c in "EB"]
 
 @dataclass(frozen=True)
 class Pieces:
-    """Backbones ``[n, 4, 3]`` in ångström, and their properties."""
+    """Backbones ``[n, 4, 3]`` in ångström, their residues ``[n]`` (20 for "X"), and properties."""
 
     backbones: list[NDArray[np.float32]]
+    residues: list[NDArray[np.uint8]]
     properties: dict[str, NDArray[np.float64]]
 
     def __len__(self) -> int:
         return len(self.backbones)
+
+    def known(self) -> Pieces:
+        """Those of which every residue is one of the twenty."""
+        rows = [i for i, r in enumerate(self.residues) if not (r == MASKED).any()]
+        return Pieces(
+            [self.backbones[i] for i in rows],
+            [self.residues[i] for i in rows],
+            {k: v[rows] for k, v in self.properties.items()},
+        )
 
 
 def cut(
@@ -73,7 +84,7 @@ def cut(
                 spans.append((first, first + size))
     known = bool(table.dssp.any())
     wrong = np.concatenate(([0], np.cumsum(_wrong_angles(table))))
-    backbones: list[NDArray[np.float32]] = []
+    kept: list[tuple[int, int]] = []
     values: list[tuple[float, float, float]] = []
     for a, b in dict.fromkeys(spans):
         if wrong[b] > wrong[a]:
@@ -83,10 +94,14 @@ def cut(
         ratio = _rg_ratio(table.backbone[a:b, 1])
         if ratio > rg_ratio or (known and 1 - helix - strand > coil):
             continue
-        backbones.append(table.backbone[a:b])
+        kept.append((a, b))
         values.append((helix, strand, ratio) if known else (np.nan, np.nan, ratio))
     columns = np.array(values, np.float64).reshape(-1, 3).T
-    return Pieces(backbones, dict(zip(CONDITIONS, columns, strict=True)))
+    return Pieces(
+        [table.backbone[a:b] for a, b in kept],
+        [table.sequence[a:b] for a, b in kept],
+        dict(zip(CONDITIONS, columns, strict=True)),
+    )
 
 
 def _rg_ratio(ca: NDArray[Any]) -> float:

@@ -7,6 +7,7 @@ positions  float ``[B, N, 3]``       CA atoms / ``scale``, centred
 rotations  float ``[B, N, 3, 3]``    frames of the residues
 torsions   float ``[B, N, 3]``       φ, ψ, ω in radians
 bends      float ``[B, N, 3]``       angles τ, α, β in standard deviations from their means
+residues   int ``[B, N]``            amino acids, beside positions and rotations
 =========  ========================  ==========================================================
 
 Torsions and bends are the chain up to a motion in space; positions and rotations are it in space;
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from domains.proteins.chain import Chain
 from domains.proteins.frames import atoms_from_frames, frames_from_atoms
+from domains.proteins.letters import FIELD, codes, letters_of
 from domains.proteins.rebuild import (
     bends_in_radians,
     internal_coordinates,
@@ -36,10 +38,10 @@ from sciflow.errors import InputError
 from sciflow.state import Context, State
 from sciflow.training.prepared import PreparedData
 
-__all__ = ["FIELDS", "Encoding", "empty_context", "known_properties"]
+__all__ = ["FIELDS", "Encoding", "empty_context", "in_single_precision", "known_properties"]
 
-FIELDS = ("positions", "rotations", "torsions", "bends")
-_INTERNAL, _SPATIAL = ("torsions", "bends"), ("positions", "rotations")
+FIELDS = ("positions", "rotations", "torsions", "bends", FIELD)
+_KINDS = (("torsions", "bends"), ("positions", "rotations"), ("positions", "rotations", FIELD))
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,19 @@ class Encoding:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if tuple(self.fields) not in (_INTERNAL, _SPATIAL):
-            raise InputError(
-                f"fields of a backbone are {' and '.join(_INTERNAL)} or {' and '.join(_SPATIAL)}, "
-                f"not {', '.join(self.fields)}"
-            )
+        if tuple(self.fields) not in _KINDS:
+            allowed = " or ".join(" and ".join(kind) for kind in _KINDS)
+            raise InputError(f"fields of a backbone are {allowed}, not {', '.join(self.fields)}")
+
+    @property
+    def structure(self) -> tuple[str, ...]:
+        """The fields but ``residues``."""
+        return tuple(f for f in self.fields if f != FIELD)
+
+    @property
+    def sequence(self) -> bool:
+        """Whether residues are among the fields."""
+        return FIELD in self.fields
 
     @classmethod
     def of(cls, fields: Sequence[str], chains: Sequence[np.ndarray[Any, Any]]) -> Encoding:
@@ -76,7 +86,7 @@ class Encoding:
         return cls(tuple(fields), round(scale, 4))
 
     def tensors(self, backbone: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """The fields of padded backbones ``[B, N, 4, 3]`` in ångström, in their type."""
+        """The structure of padded backbones ``[B, N, 4, 3]`` in ångström, in their type."""
         fields = {}
         if "torsions" in self.fields:
             torsions, bends = internal_coordinates(backbone, mask)
@@ -95,26 +105,31 @@ class Encoding:
                 "positions": (ca - centre) * real / self.scale,
                 "rotations": torch.where(mask[..., None, None], rotations, one),
             }
-        return {f: fields[f] for f in self.fields}
+        return {f: fields[f] for f in self.structure}
 
     def prepare(
-        self, chains: Sequence[np.ndarray[Any, Any]], conditions: Mapping[str, np.ndarray[Any, Any]]
+        self,
+        chains: Sequence[np.ndarray[Any, Any]],
+        conditions: Mapping[str, np.ndarray[Any, Any]],
+        residues: Sequence[np.ndarray[Any, Any]] = (),
     ) -> PreparedData:
         """Training tensors.
 
         Args:
             chains: backbones ``[n, 4, 3]`` in ångström.
             conditions: values of each property, one a chain.
+            residues: places in the alphabet ``[n]`` of each chain, where the model has them.
         """
         # Of no chains at all (a small set has none to validate with) one empty batch.
-        parts = [self._batch(chains[i : i + 512]) for i in range(0, max(len(chains), 1), 512)]
+        starts = range(0, max(len(chains), 1), 512)
+        parts = [self.batch(chains[i : i + 512], residues[i : i + 512]) for i in starts]
         longest = max((len(c) for c in chains), default=0)
         fields = {}
         for f in self.fields:
             wide = [torch.nn.functional.pad(
                         p[0][f], (0, 0) * (p[0][f].ndim - 2) + (0, longest - p[0][f].shape[1]))
                     for p in parts]  # fmt: skip
-            fields[f] = torch.cat(wide).float()
+            fields[f] = torch.cat(wide).to(torch.uint8 if f == FIELD else torch.float32)
         lengths = torch.tensor([len(c) for c in chains], dtype=torch.long)
         values = {k: torch.as_tensor(np.asarray(v), dtype=torch.float32)
                   for k, v in conditions.items()}  # fmt: skip
@@ -125,20 +140,23 @@ class Encoding:
         for i, chain in enumerate(chains):
             if not len(chain) or not chain.complete:
                 raise InputError(f"chain {i} ({chain.name or 'unnamed'}) lacks residues or atoms")
-        fields, mask = self._batch([c.backbone for c in chains])
+        residues = [codes(c.sequence) for c in chains] if self.sequence else ()
+        fields, mask = self.batch([c.backbone for c in chains], residues)
         context = Context(mask, known_properties(chains, conditions))
-        return State({f: x.float() for f, x in fields.items()}, context)
+        return State(in_single_precision(fields), context)
 
     def decode(self, state: State) -> list[Chain]:
         """The chains of a state; numbers that are not finite are passed on for the caller."""
         backbone = self.backbone(state).detach().cpu().numpy()
-        given = next((state.context.given[f] for f in self.fields if f in state.context.given),
+        given = next((state.context.given[f] for f in self.structure if f in state.context.given),
                      torch.zeros_like(state.context.mask)).cpu().numpy()  # fmt: skip
+        tokens = state[FIELD].cpu().numpy() if self.sequence else None
         chains = []
         for i, n in enumerate(state.context.lengths.tolist()):
+            letters = "" if tokens is None else letters_of(tokens[i, :n])
             marks = given[i, :n] if given[i, :n].any() else None
             breaks = None if np.isfinite(backbone[i, :n]).all() else np.zeros(max(n - 1, 0), bool)
-            chains.append(Chain(backbone[i, :n], given=marks, breaks=breaks))
+            chains.append(Chain(backbone[i, :n], letters, given=marks, breaks=breaks))
         return chains
 
     def backbone(self, state: State, dtype: torch.dtype | None = torch.float64) -> Tensor:
@@ -148,7 +166,7 @@ class Encoding:
             state: clean fields, or estimates of them.
             dtype: to compute in; ``None`` keeps the state's.
         """
-        fields = {f: state[f].to(dtype or state[f].dtype) for f in self.fields}
+        fields = {f: state[f].to(dtype or state[f].dtype) for f in self.structure}
         mask = state.context.mask
         if "torsions" in fields:
             x = rebuild(fields["torsions"], bends_in_radians(fields["bends"]))
@@ -167,15 +185,33 @@ class Encoding:
         """Rebuild from :meth:`config`."""
         return cls(tuple(config["fields"]), float(config["scale"]))
 
-    def _batch(self, chains: Sequence[np.ndarray[Any, Any]]) -> tuple[dict[str, Tensor], Tensor]:
-        """Fields in float64 and the mask of some backbones."""
+    def batch(
+        self, chains: Sequence[np.ndarray[Any, Any]], residues: Sequence[np.ndarray[Any, Any]] = ()
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Fields in float64 and the mask of some backbones.
+
+        Args:
+            chains: ``[n, 4, 3]`` in ångström.
+            residues: places in the alphabet ``[n]`` of each; where none are told the batch has
+                none.
+        """
         n = max((len(c) for c in chains), default=0)
         backbone = torch.zeros(len(chains), n, 4, 3, dtype=torch.float64)
         mask = torch.zeros(len(chains), n, dtype=torch.bool)
         for i, chain in enumerate(chains):
             backbone[i, : len(chain)] = torch.from_numpy(np.asarray(chain, np.float64))
             mask[i, : len(chain)] = True
-        return self.tensors(backbone, mask), mask
+        fields = self.tensors(backbone, mask)
+        if self.sequence and (residues or not chains):
+            fields[FIELD] = torch.zeros(len(chains), n, dtype=torch.long)
+            for row, places in zip(fields[FIELD], residues, strict=True):
+                row[: len(places)] = torch.from_numpy(places.astype(np.int64))
+        return fields, mask
+
+
+def in_single_precision(fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What is computed in float64 as networks take it; tokens as they are."""
+    return {f: x.float() if x.is_floating_point() else x for f, x in fields.items()}
 
 
 def known_properties(chains: Sequence[Chain], names: Sequence[str]) -> dict[str, Tensor]:

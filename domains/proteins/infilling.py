@@ -13,7 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from domains.proteins.sequence_encoding import FIELD, template
+from domains.proteins.letters import FIELD
+from domains.proteins.sequence_encoding import template
 from sciflow.random import Draws
 from sciflow.tasks import Beginning, Task
 

@@ -25,7 +25,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from domains.proteins.chain import ALPHABET
 from domains.proteins.frames import Frames, axes, frames_from_trace
+from domains.proteins.letters import FIELD
 from domains.proteins.rebuild import bends_in_radians, rebuild
 from sciflow.denoisers import Network
 from sciflow.networks.embeddings import LevelEmbedding
@@ -41,11 +43,11 @@ _FARTHEST_STEP = 32
 
 
 class BackboneNetwork(Network):
-    """Denoises any of positions, rotations, torsions and bends of residues, jointly.
+    """Denoises any of positions, rotations, torsions, bends and kinds of residues, jointly.
 
     Args:
         fields: of "positions" ``[B, N, 3]``, "rotations" ``[B, N, 3, 3]``, "torsions" and "bends"
-            ``[B, N, 3]``.
+            ``[B, N, 3]``, and "residues" ``[B, N]``, of which it gives logits.
         conditions: ``{property: (mean, std)}``.
         scale: ångström per unit of positions.
         dim: width of residue features; ``pair_dim`` of pair features, 0 for a bias alone.
@@ -90,7 +92,8 @@ class BackboneNetwork(Network):
         self.pair_dim = pair_dim
         self.blocks = nn.ModuleList([Block(dim, pair_dim, heads, widening) for _ in range(depth)])
         self.norm = nn.LayerNorm(dim)
-        self.out = nn.ModuleDict({f: nn.Linear(dim, 3) for f in self.fields})
+        sizes = {FIELD: len(ALPHABET)}
+        self.out = nn.ModuleDict({f: nn.Linear(dim, sizes.get(f, 3)) for f in self.fields})
         for linear in self.out.values():
             nn.init.zeros_(linear.weight)  # type: ignore[arg-type]
             nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
@@ -193,16 +196,21 @@ class OwnLevel(nn.Module):
 
 
 class ResidueInputs(nn.Module):
-    """What a residue knows of itself: its torsions and bends; its place says nothing."""
+    """What a residue knows of itself: torsions and bends, or its kind; its place says nothing."""
 
     def __init__(self, fields: Sequence[str], dim: int):
         super().__init__()
         sizes = {"torsions": 12, "bends": 3}
         self.maps = nn.ModuleDict({f: nn.Linear(k, dim) for f, k in sizes.items() if f in fields})
+        self.kind = nn.Embedding(len(ALPHABET) + 1, dim) if FIELD in fields else None
 
     def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
         """Features ``[B, N, dim]``, or 0 where there is nothing to know."""
         total: Tensor | None = None
+        if self.kind is not None:
+            x = fields[FIELD]
+            # An estimate is probabilities, of what may be masked a symbol.
+            total = self.kind(x) if not x.is_floating_point() else x @ self.kind.weight[:-1]
         for name, linear in self.maps.items():
             x = fields[name]
             if name == "torsions":

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from domains.proteins.chain import ALPHABET
 from domains.proteins.encoding import Encoding
+from domains.proteins.letters import FIELD
 from domains.proteins.losses import StructureLoss
 from domains.proteins.network import BackboneNetwork
 from domains.proteins.sequence_encoding import is_sequence_model
@@ -16,9 +18,9 @@ from domains.proteins.sequence_networks import (
 )
 from sciflow.denoisers import NetworkDenoiser
 from sciflow.objectives import DenoisingObjective, GivenRule
-from sciflow.paths import GaussianPath, GeodesicPath, Path
+from sciflow.paths import CategoricalPath, GaussianPath, GeodesicPath, Path
 from sciflow.schedules import schedule_from_config
-from sciflow.spaces import SO3, Euclidean, Torus, ZeroCoM
+from sciflow.spaces import SO3, Euclidean, Tokens, Torus, ZeroCoM
 
 __all__ = ["PRESETS", "build_denoiser", "build_objective", "build_paths"]
 
@@ -31,6 +33,10 @@ _ROUND = {"kind": "cosine"}
 _ANGLES = {
     "torsions": {"schedule": _LINE, "prediction": "tangent"},
     "bends": {"schedule": _LINE, "prediction": "edm"},
+}
+_FRAMES = {
+    "positions": {"schedule": _ROUND, "prediction": "edm"},
+    "rotations": {"schedule": _LINE, "prediction": "tangent"},
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -51,22 +57,28 @@ PRESETS: dict[str, dict[str, Any]] = {
         "objective": {"structure": 0.5, "scaffolds": True},
     },
     "frames": {
-        "fields": ["positions", "rotations"],
-        "paths": {
-            "positions": {"schedule": _ROUND, "prediction": "edm"},
-            "rotations": {"schedule": _LINE, "prediction": "tangent"},
-        },
+        "fields": [*_FRAMES],
+        "paths": _FRAMES,
         "network": {"dim": 128, "pair_dim": 24, "depth": 4, "heads": 8},
         "self_conditioning": True,
         "pieces": _PIECES,
         "objective": {"structure": 1.0, "scaffolds": True},
+    },
+    "codesign": {
+        "fields": [*_FRAMES, FIELD],
+        "paths": {**_FRAMES, FIELD: {"schedule": _LINE}},
+        "network": {"dim": 128, "pair_dim": 24, "depth": 4, "heads": 8},
+        "self_conditioning": True,
+        "pieces": _PIECES,
+        "objective": {"structure": 1.0, "scaffolds": True, "folds": 0.4},
     },
     **SEQUENCE_PRESETS,
 }
 """Named starting points of a configuration; the domain adds scale and statistics.
 
 ``angles`` is a plain transformer along the chain, which costs a third of the others a step;
-``angles-in-space`` sees the chain that its last estimate builds.
+``angles-in-space`` sees the chain that its last estimate builds. ``codesign`` makes frames and the
+residues that they carry, or finds residues for frames that are given.
 """
 
 
@@ -75,7 +87,7 @@ def build_paths(config: Mapping[str, Any]) -> dict[str, Path]:
     paths: dict[str, Path] = {}
     for name in config["encoding"]["fields"]:
         c = config["paths"][name]
-        schedule, prediction = schedule_from_config(c["schedule"]), c["prediction"]
+        schedule, prediction = schedule_from_config(c["schedule"]), c.get("prediction")
         match name:
             case "positions":
                 paths[name] = GaussianPath(ZeroCoM(3, name), schedule, prediction)
@@ -85,6 +97,8 @@ def build_paths(config: Mapping[str, Any]) -> dict[str, Path]:
                 paths[name] = GeodesicPath(Torus(3), schedule, "flow", prediction)
             case "bends":
                 paths[name] = GaussianPath(Euclidean(3), schedule, prediction)
+            case "residues":
+                paths[name] = CategoricalPath(Tokens(len(ALPHABET)), schedule, "absorbing")
     return paths
 
 
@@ -104,22 +118,25 @@ def build_objective(config: Mapping[str, Any]) -> DenoisingObjective:
     """How that denoiser is trained.
 
     ``config["objective"]`` has ``structure``, the weight of the loss of the chain in space (0
-    leaves it out), and ``scaffolds``, whether one in four samples has residues given: a motif is a
-    run of them, or several, or all but one gap.
+    leaves it out), ``scaffolds``, whether one in four samples has residues given: a motif is a
+    run of them, or several, or all but one gap; and ``folds``, the share of samples of which the
+    structure is given and the residues are asked for.
     """
     if is_sequence_model(config):
         return sequence_objective(config)
     encoding, settings = Encoding.from_config(config["encoding"]), config["objective"]
     weight, fields = settings["structure"], encoding.fields
-    motifs = {
-        "motif": GivenRule(fields, "random", 0.15, (0.1, 0.5), run=10),
-        "gap": GivenRule(fields, "infill", 0.1, (0.5, 0.9)),
-    }
+    given = {}
+    if settings["scaffolds"]:
+        given["motif"] = GivenRule(fields, "random", 0.15, (0.1, 0.5), run=10)
+        given["gap"] = GivenRule(fields, "infill", 0.1, (0.5, 0.9))
+    if encoding.sequence:
+        given["fold"] = GivenRule(encoding.structure, "all", settings["folds"])
     return DenoisingObjective(
         weights={"bends": 0.5, "structure": weight},
         beta=1.3,
         drop_all=0.3,
         drop_each=0.3,
-        given=motifs if settings["scaffolds"] else {},
+        given=given,
         auxiliary={"structure": StructureLoss(encoding)} if weight else {},
     )

@@ -16,12 +16,16 @@ an upper estimate, since the strata spread better than independent draws.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from domains.proteins.chain import Chain
+from domains.proteins.encoding import Encoding
 from domains.proteins.evaluators.sequences import NGram
+from domains.proteins.inverse_folding import folded_state
+from domains.proteins.letters import codes
 from domains.proteins.residue_data import sequence_chain
 from domains.proteins.sequence_encoding import encode
 from sciflow.denoisers import Denoiser
@@ -29,8 +33,9 @@ from sciflow.domain import Progress
 from sciflow.errors import InputError
 from sciflow.likelihood import TokenLikelihood
 from sciflow.random import Draws
+from sciflow.state import State
 
-__all__ = ["Perplexity", "baselines", "log_likelihoods", "perplexity"]
+__all__ = ["Perplexity", "baselines", "folded_perplexity", "log_likelihoods", "perplexity"]
 
 
 @dataclass(frozen=True)
@@ -72,20 +77,61 @@ def perplexity(
     Raises:
         InputError: no sequences, or a letter that is no amino acid.
     """
-    if not sequences:
+    return _perplexity(
+        denoiser, [len(s) for s in sequences],
+        lambda rows: encode([sequence_chain(sequences[i]) for i in rows]),
+        strata, seed, batch_size, progress,
+    )  # fmt: skip
+
+
+def folded_perplexity(
+    denoiser: Denoiser,
+    encoding: Encoding,
+    chains: Sequence[Chain],
+    *,
+    strata: int = 8,
+    seed: int = 0,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> Perplexity:
+    """The bound on −log p(sequence | backbone): how well a model of both knows what folds so.
+
+    Args:
+        denoiser: of frames and residues.
+        encoding: of the model.
+        chains: with all their atoms, and residues of the twenty.
+        strata, seed, batch_size, progress: as of :func:`perplexity`.
+
+    Raises:
+        InputError: no chains, missing atoms or unknown residues.
+    """
+    for chain in chains:
+        codes(chain.sequence)
+    return _perplexity(
+        denoiser, [len(c) for c in chains],
+        lambda rows: folded_state(encoding, [chains[i] for i in rows]),
+        strata, seed, batch_size, progress,
+    )  # fmt: skip
+
+
+def _perplexity(
+    denoiser: Denoiser, sizes: Sequence[int], states: Callable[[list[int]], State], strata: int,
+    seed: int, batch_size: int, progress: Progress | None,
+) -> Perplexity:  # fmt: skip
+    """Of the states of some rows, whose residues are asked for and whose other fields are given."""
+    if not sizes:
         raise InputError("a perplexity needs at least one sequence")
-    values, errors = torch.zeros(2, len(sequences), dtype=torch.float64).unbind(0)
+    values, errors = torch.zeros(2, len(sizes), dtype=torch.float64).unbind(0)
     likelihood = TokenLikelihood(strata)
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    order = sorted(range(len(sizes)), key=lambda i: sizes[i])
     with torch.no_grad():
         for begin in range(0, len(order), batch_size):
-            rows = torch.tensor(order[begin : begin + batch_size])
-            state = encode([sequence_chain(sequences[i]) for i in rows.tolist()])
-            bound = likelihood(denoiser, state, Draws(seed, rows))
+            rows = order[begin : begin + batch_size]
+            bound = likelihood(denoiser, states(rows), Draws(seed, rows))
             values[rows], errors[rows] = bound.log_probability, bound.standard_error
             if progress is not None:
                 progress(begin + len(rows), len(order))
-    residues = sum(map(len, sequences))
+    residues = sum(sizes)
     value = math.exp(-float(values.sum()) / residues)
     error = value * float(errors.square().sum().sqrt()) / residues
     return Perplexity(value, error, residues, tuple(values.tolist()))

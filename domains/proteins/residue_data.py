@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from domains.proteins.chain import ALPHABET, Chain
+from domains.proteins.chain import Chain
 from domains.proteins.fasta import read_fasta
 from domains.proteins.table import ChainTable, split
 from sciflow.data import shared_data
@@ -149,8 +149,7 @@ def from_chains(table: ChainTable) -> SequenceTable:
     sides = np.empty(len(table), dtype="<U5")
     for side, members in chosen.items():
         sides[members] = side
-    letters = np.array([*ALPHABET, "X"])[table.sequence]
-    texts = ["".join(letters[a:b]) for a, b in zip(table.offsets, table.offsets[1:], strict=False)]
+    texts = table.sequences
     rows = [i for i, text in enumerate(texts) if text and "X" not in text]
     return SequenceTable(
         tuple(texts[i] for i in rows),

@@ -25,8 +25,9 @@ from torch import Tensor
 
 from domains.proteins.chain import Chain
 from domains.proteins.contigs import Contig, Layout
-from domains.proteins.encoding import Encoding, empty_context
+from domains.proteins.encoding import Encoding, empty_context, in_single_precision
 from domains.proteins.evaluators.superposition import motif_rmsd, rmsd, superimpose
+from domains.proteins.letters import FIELD, MASKED, codes
 from domains.proteins.motif_guidance import MOTIF, known_angles
 from sciflow.denoisers import Denoiser
 from sciflow.errors import InputError
@@ -63,11 +64,14 @@ def scaffold_state(
     backbone[:, :, 0, 0], backbone[:, :, 2, 1] = 1.46, 1.52
     piece = torch.full((b, n), -1)
     index = torch.arange(n).repeat(b, 1)
+    residues = torch.full((b, n), MASKED)
     for i, layout in enumerate(layouts):
         places, motif = torch.from_numpy(layout.places), layout.contig.motif
         if around is not None:
             backbone[i, : len(layout)] = torch.from_numpy(around.backbone).double()
+            residues[i, : len(layout)] = _tokens(around)
         backbone[i, places] = torch.from_numpy(motif.backbone).double()
+        residues[i, places] = _tokens(motif)
         piece[i, places] = torch.from_numpy(np.cumsum(np.append(0, motif.joints))[: len(places)])
         index[i, : len(layout)] += BREAK * torch.from_numpy(layout.chains)
     given = piece >= 0
@@ -87,7 +91,12 @@ def scaffold_state(
         torsions, bends = known_angles(context.replace(extras=extras))
         # Residues at the ends of a piece have angles that are not the motif's.
         given = torsions.all(-1) & bends.all(-1) & told
-    marks = dict.fromkeys(encoding.fields, given) if bool(given.any()) else {}
+    marks = dict.fromkeys(encoding.structure, given) if bool(given.any()) else {}
+    if encoding.sequence:
+        fields[FIELD] = residues
+        # A motif's residue may be none of the twenty: it is found like any other.
+        known = (piece >= 0) & (residues != MASKED)
+        marks |= {FIELD: known} if bool(known.any()) else {}
     return State(fields, context.replace(given=marks, extras=extras))
 
 
@@ -120,7 +129,7 @@ class Scaffolding(Task):
         layouts = self.contig.sample(draws)
         state = scaffold_state(self.encoding, layouts, self.around, self.told)
         context = state.context.replace(conditions=self.conditions(draws))
-        fields = {f: x.float() for f, x in state.fields.items()}
+        fields = in_single_precision(state.fields)
         given = {f: fields[f] for f in context.given}
         return Beginning(context, given, fields if self.time < 1 else None, self.time)
 
@@ -165,8 +174,9 @@ class Scaffolding(Task):
                     x = x @ rotation.T + shift
         if layout.chains.any():
             told["chains"] = float(layout.chains.max() + 1)
-        letters, given = np.full(len(chain), "X"), np.zeros(len(chain), bool)
-        letters[places], given[places] = list(motif.sequence), True
+        letters, given = np.array(list(chain.sequence)), np.zeros(len(chain), bool)
+        own = np.array(list(motif.sequence), dtype=letters.dtype)
+        letters[places], given[places] = np.where(own == "X", letters[places], own), True
         ends = np.diff(layout.chains) != 0
         ids = numbered_apart(layout.chains)
         # A chain that is not finite is dropped, and its breaks cannot be looked for.
@@ -215,6 +225,10 @@ def scaffold(
     begin = task.begin(draws)
     report = sampler(denoiser, begin.context, draws, given=begin.given or None)
     return [design for design, _ in task.finish(encoding.decode(report.state), draws)]
+
+
+def _tokens(chain: Chain) -> Tensor:
+    return torch.from_numpy(codes(chain.sequence, unknown=True).astype(np.int64))
 
 
 def numbered_apart(chains: np.ndarray[Any, Any]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""Sequences as a field of tokens, ``residues``: the place of each letter in the alphabet.
+"""Sequences as states of one field of tokens (:mod:`domains.proteins.letters`).
 
-On the way a residue can also be masked (symbol 20, written "X"). Where some residues are given, a
-template says which: letters stand for themselves, "?" and "X" for what is to be found.
+Where some residues are given, a template says which: letters stand for themselves, "?" and "X" for
+what is to be found.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from domains.proteins.chain import ALPHABET, Chain
+from domains.proteins.chain import Chain
 from domains.proteins.encoding import known_properties
+from domains.proteins.letters import FIELD, MASKED, codes, letters_of
 from domains.proteins.residue_data import SequenceTable, from_chains, sequence_chain
 from domains.proteins.table import ChainTable
 from sciflow.errors import InputError
@@ -23,32 +24,14 @@ from sciflow.training.prepared import PreparedData, statistics
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FIELD", "codes", "decode", "encode", "is_sequence_model", "prepare", "template"]
+__all__ = ["decode", "encode", "is_sequence_model", "prepare", "template"]
 
-FIELD = "residues"
-MASKED = len(ALPHABET)
-_PLACE = {letter: i for i, letter in enumerate(ALPHABET)}
 _OPEN = "?X"
 
 
 def is_sequence_model(config: Mapping[str, Any]) -> bool:
     """Whether a configuration is one of sequences."""
     return list(config["encoding"]["fields"]) == [FIELD]
-
-
-def codes(sequence: str) -> NDArray[np.uint8]:
-    """Places in the alphabet, ``[N]``.
-
-    Raises:
-        InputError: a letter that is none of the twenty.
-    """
-    try:
-        return np.array([_PLACE[letter] for letter in sequence], np.uint8)
-    except KeyError as error:
-        raise InputError(
-            f"residue {error.args[0]!r} is none of the twenty amino acids ({ALPHABET}); a model of "
-            "sequences has no other"
-        ) from None
 
 
 def encode(chains: Sequence[Chain], conditions: Sequence[str] = ()) -> State:
@@ -70,11 +53,10 @@ def encode(chains: Sequence[Chain], conditions: Sequence[str] = ()) -> State:
 
 def decode(state: State) -> list[Chain]:
     """The sequences of a state as chains without coordinates; a masked residue is an "X"."""
-    letters = np.array([*ALPHABET, "X"])
     tokens = state[FIELD].detach().cpu().numpy()
     given = state.context.given.get(FIELD, torch.zeros_like(state.context.mask)).cpu().numpy()
     return [
-        _chain("".join(letters[tokens[i, :n]]), given[i, :n])
+        _chain(letters_of(tokens[i, :n]), given[i, :n])
         for i, n in enumerate(state.context.lengths.tolist())
     ]
 

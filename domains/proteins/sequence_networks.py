@@ -14,7 +14,7 @@ from typing import Any
 
 from domains.proteins.chain import ALPHABET
 from domains.proteins.content_network import ContentNetwork
-from domains.proteins.sequence_encoding import FIELD
+from domains.proteins.letters import FIELD
 from sciflow.denoisers import NetworkDenoiser
 from sciflow.errors import InputError
 from sciflow.networks.tokens import TokenTransformer

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from domains.proteins.chain import ALPHABET, Chain
+from domains.proteins.chain import Chain
+from domains.proteins.letters import codes, letters_of
 from sciflow.errors import InputError
 from sciflow.files import reading_arrays, writing
 
@@ -25,7 +26,6 @@ __all__ = ["DSSP_CODES", "ChainTable", "split"]
 DSSP_CODES = " BEGHIST"
 """Eight states of DSSP; a code in :attr:`ChainTable.dssp` is the place in this string."""
 
-_LETTERS = np.array([*ALPHABET, "X"])
 _RESIDUE = {"backbone": np.float32, "sequence": np.uint8, "joined": np.bool_, "dssp": np.uint8}
 
 
@@ -35,7 +35,7 @@ class ChainTable:
 
     Attributes:
         backbone: N, CA, C, O in ångström, float32 ``[R, 4, 3]``.
-        sequence: place of each residue's letter in :data:`ALPHABET`, 20 for "X"; uint8 ``[R]``.
+        sequence: place of each residue's letter in the alphabet, 20 for "X"; uint8 ``[R]``.
         joined: whether a residue is bonded to the next of its chain, bool ``[R]``.
         dssp: place in :data:`DSSP_CODES`, uint8 ``[R]``.
         offsets: first residue of each chain and the end, int64 ``[M + 1]``.
@@ -82,7 +82,7 @@ class ChainTable:
         a, b = int(self.offsets[i]), int(self.offsets[i + 1])
         return Chain(
             self.backbone[a:b],
-            "".join(_LETTERS[self.sequence[a:b]]),
+            letters_of(self.sequence[a:b]),
             str(self.names[i]),
             () if self.residue_ids is None else tuple(self.residue_ids[a:b].tolist()),
             str(self.chain_ids[i]).strip() or "A",
@@ -199,13 +199,11 @@ class ChainTable:
         for i, chain in enumerate(chains):
             if not chain.complete or not len(chain):
                 raise InputError(f"chain {i + 1} ({chain.name}) has no atoms or missing ones")
-        place = {letter: k for k, letter in enumerate(ALPHABET)}
         sizes = [len(chain) for chain in chains]
-        codes = [place.get(letter, 20) for chain in chains for letter in chain.sequence]
         none = [np.zeros(n, np.uint8) for n in sizes]
         return cls(
             np.concatenate([chain.backbone for chain in chains]),
-            np.array(codes, np.uint8),
+            np.concatenate([codes(chain.sequence, unknown=True) for chain in chains]),
             np.concatenate([np.append(~chain.joints, False) for chain in chains]),
             np.concatenate(none if dssp is None else list(dssp)),
             np.concatenate(([0], np.cumsum(sizes))),
@@ -247,7 +245,7 @@ class ChainTable:
     @property
     def sequences(self) -> list[str]:
         """One-letter sequence of each chain."""
-        text = "".join(_LETTERS[self.sequence])
+        text = letters_of(self.sequence)
         edges = self.offsets.tolist()
         return [text[a:b] for a, b in itertools.pairwise(edges)]
 

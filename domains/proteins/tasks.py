@@ -6,14 +6,16 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from domains.proteins.chain import Chain
 from domains.proteins.contigs import Contig, parse_contig
 from domains.proteins.encoding import Encoding
 from domains.proteins.infilling import Infilling
+from domains.proteins.inverse_folding import InverseFolding
 from domains.proteins.io import ReadResult, read_chains
 from domains.proteins.scaffolding import Scaffolding
 from domains.proteins.sequence_encoding import is_sequence_model
@@ -27,9 +29,17 @@ from sciflow.tasks import Task
 
 __all__ = ["fixed_contig", "make_task"]
 
-_GROUPS = {"motif": ("contig",), "redesign": ("fix", "noise"), "template": (), "symmetry": ()}
+_GROUPS = {
+    "motif": ("contig",),
+    "redesign": ("fix", "noise"),
+    "backbone": ("fix",),
+    "template": (),
+    "symmetry": (),
+}
 """Each task's first option, and those that go with it."""
 _KEPT_NOISE = 0.5
+
+_T = TypeVar("_T")
 
 
 def make_task(model: Model, options: Mapping[str, Any], targets: Mapping[str, Target]) -> Task:
@@ -48,16 +58,17 @@ def make_task(model: Model, options: Mapping[str, Any], targets: Mapping[str, Ta
     asked = [name for name in _GROUPS if name in options]
     if len(asked) > 1:
         raise InputError(f"--{asked[0]} and --{asked[1]} are two tasks; ask for one of them")
-    for first, others in _GROUPS.items():
-        for name in others:
-            if name in options and first not in options:
-                if name == "contig" and isinstance(options[name], Contig):
-                    continue
-                raise InputError(f"--{name} says how to use a structure; give --{first} FILE too")
+    for name in dict.fromkeys(other for others in _GROUPS.values() for other in others):
+        firsts = [first for first, others in _GROUPS.items() if name in others]
+        if name in options and not set(firsts) & set(asked):
+            if name == "contig" and isinstance(options[name], Contig):
+                continue
+            needed = " FILE or --".join(firsts)
+            raise InputError(f"--{name} says how to use a structure; give --{needed} FILE too")
     if "template" in options:
         return _infilling(model, str(options["template"]), targets)
     if is_sequence_model(model.config):
-        raise InputError("this model makes sequences; --motif and --redesign need one of backbones")
+        raise InputError(f"this model makes sequences; --{asked[0]} needs one of backbones")
     encoding = Encoding.from_config(model.config["encoding"])
     if "symmetry" in options:
 
@@ -66,6 +77,8 @@ def make_task(model: Model, options: Mapping[str, Any], targets: Mapping[str, Ta
 
         return Oligomers(model, parse_symmetry(options["symmetry"]), sizes)
     wanted = _conditions(model, targets)
+    if "backbone" in options:
+        return _inverse_folding(options, targets, encoding, wanted)
     told = bool(model.config["objective"]["scaffolds"])
     if "redesign" in options:
         return _redesign(options, targets, encoding, wanted, told)
@@ -134,24 +147,9 @@ def _redesign(
     path, fix = Path(options["redesign"]), str(options.get("fix", "")).strip()
     read = read_chains(path)
     if fix:
-        found: list[Chain] = []
-
-        def fixed() -> Contig:
-            contig, chain = fixed_contig(fix, read.chains, path)
-            found.append(chain)
-            return contig
-
-        contig = _explained(read, fixed)
-        chain = found[0]
+        contig, chain = _explained(read, lambda: fixed_contig(fix, read.chains, path))
     else:
-        known = list(dict.fromkeys(c.chain_id for c in read.chains))
-        if len(known) > 1:
-            raise InputError(
-                f"the file has chains {', '.join(known)}, and one is re-designed: write it into a "
-                "file of its own, or say with --fix what of it stays",
-                path,
-            )
-        chain = _whole(read.chains[0], path)
+        chain = _whole(_only(read, path), path)
         contig = parse_contig(str(len(chain)))
     text = options.get("noise", 1.0 if fix else _KEPT_NOISE)
     try:
@@ -161,6 +159,36 @@ def _redesign(
     if not 0 < time <= 1:
         raise InputError(f"--noise {text}: a number above 0 (nothing changes) to 1 (all is new)")
     return Scaffolding(encoding, contig, wanted, told, chain, time)
+
+
+def _inverse_folding(
+    options: Mapping[str, Any], targets: Mapping[str, Target], encoding: Encoding,
+    wanted: Callable[[Draws], dict[str, Tensor]],
+) -> Task:  # fmt: skip
+    if "length" in targets:
+        raise InputError("a sequence is as long as its backbone; leave --length out")
+    path, fix = Path(options["backbone"]), str(options.get("fix", "")).strip()
+    read = read_chains(path)
+    if fix:
+        contig, chain = _explained(read, lambda: fixed_contig(fix, read.chains, path))
+        kept = contig.sample(Draws(0, [0]))[0].places
+    else:
+        chain, kept = _only(read, path), np.zeros(0, int)
+    try:
+        return InverseFolding(encoding, chain, kept, wanted)
+    except InputError as error:
+        raise InputError(error.reason, path) from None
+
+
+def _only(read: ReadResult, path: Path) -> Chain:
+    known = list(dict.fromkeys(c.chain_id for c in read.chains))
+    if len(known) > 1:
+        raise InputError(
+            f"the file has chains {', '.join(known)}, and one is re-designed: write it into a "
+            "file of its own, or say with --fix what of it stays",
+            path,
+        )
+    return read.chains[0]
 
 
 def _whole(chain: Chain, path: Path | None) -> Chain:
@@ -201,7 +229,7 @@ def _conditions(
     return conditions
 
 
-def _explained(read: ReadResult, parse: Callable[[], Contig]) -> Contig:
+def _explained(read: ReadResult, parse: Callable[[], _T]) -> _T:
     """A contig, or its error with what the reader had to leave out of the file."""
     try:
         return parse()

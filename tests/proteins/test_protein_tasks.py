@@ -195,7 +195,7 @@ def test_the_command_writes_designs_and_their_deviation(file: Path, tmp_path: Pa
     [
         (["--motif", "FILE"], "needs --contig"),
         (["--contig", "10/A5-12"], "give --motif FILE too"),
-        (["--fix", "A5-12"], "give --redesign FILE too"),
+        (["--fix", "A5-12"], "give --redesign FILE or --backbone FILE too"),
         (["--motif", "FILE", "--contig", "10/B5-12"], "no chain B; it has A (1 to 48)"),
         (["--motif", "FILE", "--contig", "10/A40-60"], "has no residue 60"),
         (["--motif", "FILE", "--contig", "10/A12-5"], "runs backwards"),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from domains.proteins.adapter import Proteins
 from domains.proteins.chain import ALPHABET
+from domains.proteins.letters import FIELD
 from domains.proteins.perplexity import baselines, perplexity
 from domains.proteins.residue_data import (
     SequenceTable,
@@ -24,7 +25,7 @@ from domains.proteins.residue_data import (
     side_of,
     uniref,
 )
-from domains.proteins.sequence_encoding import FIELD, encode, prepare, template
+from domains.proteins.sequence_encoding import encode, prepare, template
 from domains.proteins.sequence_networks import (
     SEQUENCE_PRESETS,
     content_config,
