@@ -32,6 +32,7 @@ from domains.timeseries.frame import Frame
 from domains.timeseries.methods import SAMPLERS, Method, guided
 from domains.timeseries.metrics import evaluate
 from domains.timeseries.task import Window
+from domains.timeseries.view import View
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.model import Model, load
 from sciflow.random import Draws
@@ -75,7 +76,7 @@ class Group:
 def conditional(model: Model, denoiser: Denoiser, group: Group) -> tuple[Tensor, State]:
     real = torch.ones_like(group.given)
     config = model.config
-    batch = batch_of(group.y, group.given, real, config["season"], config["lags"])
+    batch = batch_of(View(group.y, group.given, real), config["season"], config["lags"])
     sampler = Sampler(**config["forecasting"])
     report = sampler(denoiser, batch.context, group.draws, {FIELD: batch[FIELD]})
     return report.state[FIELD], batch
@@ -133,7 +134,7 @@ def published(
 
 def unguided(model: Model, group: Group) -> State:
     real = torch.ones_like(group.given)
-    return unframed(group.y, group.given, real, len(model.config["lags"]))
+    return unframed(View(group.y, group.given, real), model.config["lags"])
 
 
 Row = Callable[[Model, Denoiser, Group], tuple[Tensor, State]]

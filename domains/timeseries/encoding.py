@@ -11,6 +11,8 @@ from torch import Tensor
 
 from domains.timeseries.frame import Frame, decoded, flat_frame_of, frame_of
 from domains.timeseries.series import Series
+from domains.timeseries.standing import NUMBERS, standing
+from domains.timeseries.view import View
 from sciflow.state import Context, State
 
 __all__ = [
@@ -28,9 +30,11 @@ __all__ = [
 FIELD = "series"
 
 
-def feature_count(lags: Sequence[int], covariates: int) -> int:
-    """Numbers a step and channel that :func:`batch_of` tells the network."""
-    return 3 + len(lags) + 2 * covariates
+def feature_count(config: Mapping[str, Any]) -> int:
+    """Numbers a step and channel that :func:`batch_of` tells the network of a configuration."""
+    known = config["covariates"]
+    covariates = 0 if known is None else len(known["names"])
+    return 3 + len(config["lags"]) + NUMBERS * config.get("standing", False) + 2 * covariates
 
 
 def features_of(y: Tensor, given: Tensor, frame: Frame, lags: Sequence[int] = ()) -> Tensor:
@@ -55,21 +59,16 @@ def _lagged(y: Tensor, given: Tensor, frame: Frame, lag: int) -> Tensor:
     return frame.encode(past).nan_to_num(nan=0.0)
 
 
-def batch_of(
-    y: Tensor, given: Tensor, real: Tensor, season: int, lags: Sequence[int] = (),
-    covariates: Tensor | None = None,
-) -> State:  # fmt: skip
+def batch_of(view: View, season: int, lags: Sequence[int] = ()) -> State:
     """Windows as a batch of the core: the field, the mask, what is given, features and the frame.
 
     Args:
-        y: float64 ``[B, L, C]``; NaN where unknown.
-        given: bool ``[B, L, C]``.
-        real: bool ``[B, L, C]``: steps that exist: given, or to be drawn.
+        view: of the windows.
         season: of the frame.
         lags: see :func:`features_of`.
-        covariates: standardised, ``[B, L, K]``, NaN where unknown.
     """
-    given = given & torch.isfinite(y)
+    y, real = view.y, view.real
+    given = view.given & torch.isfinite(y)
     none = ~given.flatten(1).any(1)
     # Where nothing is given, the window is seen in units of its own mean and spread.
     plain = frame_of(y, torch.where(none[:, None, None], real, given), season)
@@ -79,32 +78,32 @@ def batch_of(
         torch.where(none[:, None, None], plain.spread, plain.scale),
     )  # fmt: skip
     x = frame.encode(y).nan_to_num(nan=0.0).float()
-    features = features_of(torch.where(given, y, torch.nan), given, frame, lags)
-    if covariates is not None:
-        features = torch.cat((features, _told(covariates, y.shape[2])), -1)
+    parts = [features_of(torch.where(given, y, torch.nan), given, frame, lags)]
+    if view.before is not None:
+        parts.append(standing(view.before, given, frame).float())
+    if view.covariates is not None:
+        parts.append(_told(view.covariates, y.shape[2]))
+    features = torch.cat(parts, -1)
     extras = {"features": features, "anchor": frame.anchor, "scale": frame.scale}
     return State({FIELD: x}, Context(real, {}, {FIELD: given}, extras))
 
 
-def unframed(
-    y: Tensor, given: Tensor, real: Tensor, lags: int, covariates: Tensor | None = None
-) -> State:
+def unframed(view: View, lags: Sequence[int] = ()) -> State:
     """Windows for the unconditional model: nothing is given, and the network is told nothing.
 
     Args:
-        y: float64 ``[B, L, C]``.
-        given: bool ``[B, L, C]``: whose mean and spread are the units, and whose x is not 0.
-        real: bool ``[B, L, C]``.
-        lags: how many the network reads.
-        covariates: standardised, ``[B, L, K]``.
+        view: of the windows; the mean and spread of its given values are the units, and only their
+            x is not 0.
+        lags: that the network reads.
     """
-    frame = flat_frame_of(y, given)
-    x = torch.where(given, frame.encode(y), 0.0).float()
-    features = torch.zeros(*y.shape, 3 + lags)
-    if covariates is not None:
-        features = torch.cat((features, _told(covariates, y.shape[2])), -1)
+    frame = flat_frame_of(view.y, view.given)
+    x = torch.where(view.given, frame.encode(view.y), 0.0).float()
+    numbers = 0 if view.before is None else NUMBERS
+    features = torch.zeros(*view.y.shape, 3 + len(lags) + numbers)
+    if view.covariates is not None:
+        features = torch.cat((features, _told(view.covariates, view.y.shape[2])), -1)
     extras = {"features": features, "anchor": frame.anchor, "scale": frame.scale}
-    return State({FIELD: x}, Context(real, {}, {}, extras))
+    return State({FIELD: x}, Context(view.real, {}, {}, extras))
 
 
 def _told(covariates: Tensor, channels: int) -> Tensor:
@@ -154,7 +153,5 @@ def decode_series(config: Mapping[str, Any], state: State) -> list[Series]:
 
 
 def _free(config: Mapping[str, Any], real: Tensor, anchor: Tensor, scale: Tensor) -> Context:
-    known = config["covariates"]
-    f = feature_count(config["lags"], 0 if known is None else len(known["names"]))
-    features = torch.zeros(*real.shape, f)
+    features = torch.zeros(*real.shape, feature_count(config))
     return Context(real, {}, {}, {"features": features, "anchor": anchor, "scale": scale})

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from domains.timeseries.encoding import FIELD, batch_of, unframed
+from domains.timeseries.view import View
 from sciflow.denoisers import Denoiser
 from sciflow.guidance import Known, Observed, Posterior, Replacement, TrainingFree
 from sciflow.state import State
@@ -55,10 +56,7 @@ _SCALE = 1.0
 def prepared(
     method: Method,
     denoiser: Denoiser,
-    y: Tensor,
-    given: Tensor,
-    real: Tensor,
-    covariates: Tensor | None,
+    view: View,
     season: int,
     lags: list[int],
     kappa: Tensor,
@@ -68,18 +66,15 @@ def prepared(
     Args:
         method: one of ``METHODS``.
         denoiser: of the model.
-        y: windows, float64 ``[B, L, C]``, NaN where unknown.
-        given: bool ``[B, L, C]``.
-        real: bool ``[B, L, C]``.
-        covariates: standardised, ``[B, L, K]``.
+        view: of the windows.
         season: of the frame.
         lags: of the features.
         kappa: the quantile that each row aims at, ``[B]``.
     """
     if method == "conditional":
-        return denoiser, batch_of(y, given, real, season, lags, covariates)
-    batch = unframed(y, given, real, len(lags), covariates)
-    return guided(method, denoiser, batch[FIELD], given, kappa), batch
+        return denoiser, batch_of(view, season, lags)
+    batch = unframed(view, lags)
+    return guided(method, denoiser, batch[FIELD], view.given, kappa), batch
 
 
 def guided(method: Method, denoiser: Denoiser, x: Tensor, given: Tensor, kappa: Tensor) -> Denoiser:

@@ -34,9 +34,7 @@ def build_denoiser(config: Mapping[str, Any]) -> NetworkDenoiser:
     settings = dict(config["network"])
     network = SERIES_NETWORKS[settings.pop("kind")](
         FIELD,
-        features=feature_count(
-            config["lags"], len((config["covariates"] or {"names": ()})["names"])
-        ),
+        features=feature_count(config),
         longest=config["context"] + config["horizon"],
         channels=config["channels"],
         **settings,

@@ -13,6 +13,7 @@ from torch import Tensor
 from domains.timeseries.encoding import FIELD, batch_of, values_of
 from domains.timeseries.methods import METHODS, SAMPLERS, Method, prepared
 from domains.timeseries.refining import PILOT, Refinement, base_weight
+from domains.timeseries.view import View
 from sciflow.errors import InputError, NonFiniteError
 from sciflow.model import Model
 from sciflow.random import Draws
@@ -64,10 +65,7 @@ class PathDrawer:
 
     def __call__(
         self,
-        y: Tensor,
-        given: Tensor,
-        real: Tensor,
-        covariates: Tensor | None,
+        view: View,
         streams: Sequence[int],
         numbers: Tensor,
         paths: int,
@@ -76,10 +74,7 @@ class PathDrawer:
         """The windows with what is real and not given drawn, float64 ``[B, L, C]``.
 
         Args:
-            y: float64 ``[B, L, C]``, NaN where unknown.
-            given: bool ``[B, L, C]``.
-            real: bool ``[B, L, C]``.
-            covariates: standardised, ``[B, L, K]``.
+            view: of the windows.
             streams: whose random numbers each row has (:func:`stream_of`).
             numbers: int64 ``[B]``, which path each row is.
             paths: how many there are, for quantile guidance.
@@ -91,10 +86,9 @@ class PathDrawer:
         config, keys = self.model.config, _keys(streams, numbers)
 
         def drawn(part: slice) -> Tensor:
-            told = None if covariates is None else covariates[part]
             denoiser, batch = prepared(
-                self.method, self.model.denoiser, y[part], given[part], real[part], told,
-                config["season"], config["lags"], (numbers[part] + 1) / (paths + 1),
+                self.method, self.model.denoiser, view[part], config["season"], config["lags"],
+                (numbers[part] + 1) / (paths + 1),
             )  # fmt: skip
             known = {FIELD: batch[FIELD]} if batch.context.given else None
             draws, wide = Draws(self.seed, keys[part]), None if spread is None else spread[part]
@@ -104,23 +98,20 @@ class PathDrawer:
                 raise NonFiniteError(f"a path was lost: {report.where}; try more steps")
             return values_of(report.state[FIELD], batch.context)
 
-        return torch.where(given, y, self._in_parts(len(y), drawn))
+        return torch.where(view.given, view.y, self._in_parts(len(view), drawn))
 
-    def refined(self, y: Tensor, given: Tensor, real: Tensor, covariates: Tensor | None,
-                streams: Sequence[int], numbers: Tensor, how: Refinement,
+    def refined(self, view: View, streams: Sequence[int], numbers: Tensor, how: Refinement,
                 samples: int) -> Tensor:  # fmt: skip
-        """The windows of one series with what is not given moved from the values it has in ``y``.
+        """The windows of one series with what is not given moved from the values that it has.
 
         The first ``PILOT`` rows say how far those values are trusted; the first ``samples`` move.
         """
         config, keys = self.model.config, _keys(streams, numbers)
-        mine = self(torch.where(given, y, torch.nan), given, real, covariates, streams, numbers,
-                    len(y))  # fmt: skip
+        y, given = view.y, view.given
+        mine = self(view.holding(torch.where(given, y, torch.nan)), streams, numbers, len(y))
 
         def batch(values: Tensor, part: slice) -> State:
-            told = None if covariates is None else covariates[part]
-            return batch_of(values[part], given[part], real[part], config["season"],
-                            config["lags"], told)  # fmt: skip
+            return batch_of(view.holding(values)[part], config["season"], config["lags"])
 
         first = slice(PILOT)
         asked = (torch.isfinite(y) & ~given)[0]

@@ -9,6 +9,7 @@ import torch
 from domains.timeseries.covariates import Covariates
 from domains.timeseries.encoding import FIELD, batch_of, feature_count
 from domains.timeseries.own import anchoring_season
+from domains.timeseries.view import View
 from domains.timeseries.windows import Patterns, Windows
 from tests.timeseries.small_forecaster import make_series
 
@@ -71,8 +72,10 @@ def test_the_network_is_not_told_what_is_not_given(lags: tuple[int, ...]) -> Non
     given[0] = torch.arange(96)[:, None] < 72
     real = torch.ones_like(given)
     other = torch.where(given, y, 7.0 + 100 * torch.randn(y.shape, generator=generator))
-    a, b = (batch_of(v, given, real, 24, lags) for v in (y, other))
-    assert a.context.extras["features"].shape[-1] == feature_count(lags, 0)
+    a, b = (batch_of(View(v, given, real), 24, lags) for v in (y, other))
+    assert a.context.extras["features"].shape[-1] == feature_count(
+        {"lags": lags, "covariates": None}
+    )
     for name, value in a.context.extras.items():
         assert torch.equal(value, b.context.extras[name]), name
     assert torch.equal(a[FIELD][given], b[FIELD][given])

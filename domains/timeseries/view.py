@@ -1,0 +1,41 @@
+"""What there is of some windows, in the series' own units: where every way to draw them starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+__all__ = ["View"]
+
+
+@dataclass(frozen=True)
+class View:
+    """Windows of B series.
+
+    Attributes:
+        y: float64 ``[B, L, C]``, NaN where unknown.
+        given: bool ``[B, L, C]``: the values that are conditions.
+        real: bool ``[B, L, C]``: steps that exist: given, or to be drawn.
+        covariates: standardised, ``[B, L, K]``, NaN where unknown.
+        before: moments of each series before its window, ``[B, 3, C]``; see
+            :mod:`domains.timeseries.standing`. For models that read them.
+    """
+
+    y: Tensor
+    given: Tensor
+    real: Tensor
+    covariates: Tensor | None = None
+    before: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, rows: slice) -> View:
+        covariates = None if self.covariates is None else self.covariates[rows]
+        before = None if self.before is None else self.before[rows]
+        return View(self.y[rows], self.given[rows], self.real[rows], covariates, before)
+
+    def holding(self, y: Tensor) -> View:
+        """The same windows with other values."""
+        return replace(self, y=y)
