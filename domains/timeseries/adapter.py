@@ -106,7 +106,7 @@ class TimeSeries(Domain):
                 "network": PRESETS[preset] | ({"patch": patch} if preset == "patches" else {}),
                 "path": {"schedule": {"kind": "rectified"}, "prediction": "edm"},
                 "conditions": {},
-                "sampler": {"steps": 60, "method": "sde-dpmpp2m"},
+                "sampler": {"steps": 60, "method": "ab3", "restarts": 2, "restart_time": 0.5},
                 "forecasting": {"steps": 8, "method": "ab2"},
             }
         else:

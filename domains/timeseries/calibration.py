@@ -5,11 +5,12 @@ The noise that paths start from is scaled by γ (``prior_scale`` of the sampler)
 carries over to the paths, until 80 % of held-out values lie within the central 80 % interval:
 
     r_t = (y_t − m_t)/(u_t − m_t) above the median m_t, (m_t − y_t)/(m_t − l_t) below it,
-    γ  ← γ · (80 % quantile of r),
+    γ  ← γ · q^{1/p},    q = 80 % quantile of r,
 
-repeated, since the flow is not linear. The step is that of conformal prediction by ratios (Sesia
-and Candès 2020), but it moves the paths, not the interval, so every quantile and all that is made
-of the paths follow. Test windows play no part.
+repeated with p, by which power of γ intervals widen, from the last two rounds (1 at first): values
+are unsquashed, and far from linear in the noise. The step is that of conformal prediction by ratios
+(Sesia and Candès 2020), but it moves the paths, not the interval, so every quantile and all that is
+made of the paths follow. Test windows play no part.
 
 What a network knows least is how far it may be wrong where the history ends long before the
 forecast begins, which is rare in training. So γ is fitted at several ages of the last value, with
@@ -36,6 +37,8 @@ _LEVEL = 0.8
 _WINDOWS, _SAMPLES, _ROUNDS = 120, 50, 3
 _LOW, _HIGH = 0.4, 2.5
 """Beyond lies a model that is wrong in more than its spread."""
+_ALIKE, _POWERS = 0.02, (0.5, 4.0)
+"""Two log γ nearer than this tell no power; and the powers that are believed."""
 
 
 def fitted_spread(forecaster: Forecaster, task: ForecastTask) -> dict[str, Any]:
@@ -67,13 +70,17 @@ def calibrated_spread(forecaster: Forecaster, task: ForecastTask, age: int = 0) 
     histories = [h.hidden(slice(max(len(h) - age, 0), None)) for h in histories]
     kept = [i for i, h in enumerate(histories) if h.observed[-forecaster.context :].any()]
     histories, truths = ([part[i] for i in kept] for part in (histories, truths))
-    gamma = 1.0
+    gamma, power, last = 1.0, 1.0, None
     for _ in range(_ROUNDS if kept else 0):
         made = forecaster.forecast(histories, task.horizon, _SAMPLES, prior_scale=gamma)
         ratios = interval_ratios(made, truths, _LEVEL)
         if not len(ratios):
             break
-        gamma = float(np.clip(gamma * np.quantile(ratios, _LEVEL), _LOW, _HIGH))
+        here = np.log([gamma, np.clip(np.quantile(ratios, _LEVEL), 1e-3, 1e3)])
+        if last is not None and abs(here[0] - last[0]) > _ALIKE:
+            power = float(np.clip((last[1] - here[1]) / (here[0] - last[0]), *_POWERS))
+        gamma = float(np.clip(np.exp(here[0] + here[1] / power), _LOW, _HIGH))
+        last = here
     return round(gamma, 3)
 
 

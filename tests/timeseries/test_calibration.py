@@ -41,7 +41,7 @@ def noise_task(n: int = 30) -> ForecastTask:
     return rolling_task("noise", series, horizon=24, context=24, windows=1)
 
 
-@pytest.mark.parametrize(("sd", "bend"), [(0.6, 1.0), (1.5, 1.0), (0.7, 0.8)])
+@pytest.mark.parametrize(("sd", "bend"), [(0.6, 1.0), (1.5, 1.0), (0.7, 0.8), (0.5, 2.5)])
 def test_the_fitted_spread_is_the_true_one(sd: float, bend: float) -> None:
     """Also where the answer is not proportional to γ: the step is repeated."""
     gamma = calibrated_spread(TooNarrow(sd, bend), noise_task())  # type: ignore[arg-type]
