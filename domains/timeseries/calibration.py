@@ -14,7 +14,9 @@ made of the paths follow. Test windows play no part.
 
 What a network knows least is how far it may be wrong where the history ends long before the
 forecast begins, which is rare in training. So γ is fitted at several ages of the last value, with
-the steps after it hidden, and interpolated between them.
+the steps after it hidden, and interpolated between them. There errors are more skewed than wide,
+and intervals that hold what they say cost CRPS (on M4 hourly, half of the history hidden, validation
+windows: 80 % intervals cover 67, 74, 83 % at CRPS .0270, .0279, .0306), so γ goes half the way.
 """
 
 from __future__ import annotations
@@ -46,11 +48,12 @@ def fitted_spread(forecaster: Forecaster, task: ForecastTask) -> dict[str, Any]:
 
     Returns:
         ``prior_scale``, γ where the history reaches the forecast, and ``ages`` of the last value in
-        steps, from 0 to half of the context, with the ``factors`` on γ there.
+        steps, from 0 to half of the context, with the ``factors`` on γ there, half the way (in
+        logarithms) to those that calibrate.
     """
     ages = sorted({0, forecaster.context // 8, forecaster.context // 2})
     scales = [calibrated_spread(forecaster, task, age) for age in ages]
-    factors = [round(scale / scales[0], 3) for scale in scales]
+    factors = [round((scale / scales[0]) ** 0.5, 3) for scale in scales]
     return {"prior_scale": scales[0], "ages": ages, "factors": factors}
 
 
