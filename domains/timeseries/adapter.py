@@ -101,7 +101,6 @@ class TimeSeries(Domain):
                 "lags": [168] if train[0].freq == "h" and season == 24 else [],
                 "channels": max(len(s.channels) for s in train),
                 "covariates": None if covariates is None else asdict(covariates),
-                "standing": dataset.standing,
                 "patterns": asdict(Patterns()),
                 "network": PRESETS[preset] | ({"patch": patch} if preset == "patches" else {}),
                 "path": {"schedule": {"kind": "rectified"}, "prediction": "edm"},
@@ -115,9 +114,7 @@ class TimeSeries(Domain):
         known = config["covariates"]
         covariates = None if known is None else Covariates(**known)
         settings = (config["context"], config["horizon"], config["season"])
-        standing = config.get("standing", False)
-        data = Windows(train, *settings, Patterns(**config["patterns"]), config["lags"], covariates,
-                       standing=standing)  # fmt: skip
+        data = Windows(train, *settings, Patterns(**config["patterns"]), config["lags"], covariates)
         if len(data) == 0:
             raise InputError(
                 f"{dataset.name}: no series is long enough for one window; the longest has "
@@ -125,7 +122,7 @@ class TimeSeries(Domain):
                 f"{max(2 * config['season'], config['horizon'])}"
             )
         held_out = Windows(dataset.series, *settings, None, config["lags"], covariates,
-                           origins=dataset.validation, standing=standing)  # fmt: skip
+                           origins=dataset.validation)  # fmt: skip
         return config, data, held_out
 
     def denoiser(self, config: Mapping[str, Any]) -> NetworkDenoiser:

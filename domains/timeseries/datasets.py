@@ -70,7 +70,7 @@ def etth1() -> ForecastTask:
 def beijing_pm25() -> ForecastTask:
     """Fine dust at twelve stations of Beijing, hourly, with gaps."""
     full = read_series("beijing_multisite_pm25")
-    return rolling_task("beijing_pm25", full, horizon=48, context=312, windows=7, standing=True)
+    return rolling_task("beijing_pm25", full, horizon=48, context=312, windows=7)
 
 
 def gefcom_solar() -> ForecastTask:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from domains.timeseries.frame import Frame, decoded, flat_frame_of, frame_of
 from domains.timeseries.series import Series
-from domains.timeseries.standing import NUMBERS, standing
 from domains.timeseries.view import View
 from sciflow.state import Context, State
 
@@ -34,7 +33,7 @@ def feature_count(config: Mapping[str, Any]) -> int:
     """Numbers a step and channel that :func:`batch_of` tells the network of a configuration."""
     known = config["covariates"]
     covariates = 0 if known is None else len(known["names"])
-    return 3 + len(config["lags"]) + NUMBERS * config.get("standing", False) + 2 * covariates
+    return 3 + len(config["lags"]) + 2 * covariates
 
 
 def features_of(y: Tensor, given: Tensor, frame: Frame, lags: Sequence[int] = ()) -> Tensor:
@@ -79,8 +78,6 @@ def batch_of(view: View, season: int, lags: Sequence[int] = ()) -> State:
     )  # fmt: skip
     x = frame.encode(y).nan_to_num(nan=0.0).float()
     parts = [features_of(torch.where(given, y, torch.nan), given, frame, lags)]
-    if view.before is not None:
-        parts.append(standing(view.before, given, frame).float())
     if view.covariates is not None:
         parts.append(_told(view.covariates, y.shape[2]))
     features = torch.cat(parts, -1)
@@ -98,8 +95,7 @@ def unframed(view: View, lags: Sequence[int] = ()) -> State:
     """
     frame = flat_frame_of(view.y, view.given)
     x = torch.where(view.given, frame.encode(view.y), 0.0).float()
-    numbers = 0 if view.before is None else NUMBERS
-    features = torch.zeros(*view.y.shape, 3 + len(lags) + numbers)
+    features = torch.zeros(*view.y.shape, 3 + len(lags))
     if view.covariates is not None:
         features = torch.cat((features, _told(view.covariates, view.y.shape[2])), -1)
     extras = {"features": features, "anchor": frame.anchor, "scale": frame.scale}

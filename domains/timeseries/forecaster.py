@@ -26,7 +26,6 @@ from domains.timeseries.imputing import imputed
 from domains.timeseries.paths import PathDrawer, stream_of
 from domains.timeseries.refining import PILOT, Refinement, RefineMethod
 from domains.timeseries.series import Series
-from domains.timeseries.standing import moments_before
 from domains.timeseries.view import View
 from sciflow.errors import InputError
 from sciflow.model import Model, load
@@ -243,9 +242,7 @@ class Forecaster:
             # Each block has numbers of its own.
             own = [k ^ stream_of(f"block {b}") if b else k for k in streams]
             wide = None if spread is None else _factors(past, spread)
-            before = self._before(joint, b * self.horizon, samples)
-            view = View(y, given, real, told, before)
-            y = drawer(view, own, numbers, samples, wide)
+            y = drawer(View(y, given, real, told), own, numbers, samples, wide)
             blocks.append(y[:, self.context :])
             past, begin = y[:, self.horizon :], (begin - self.horizon).clamp(min=0)
         paths = torch.cat(blocks, 1)[:, :horizon].view(len(joint), samples, horizon, -1).numpy()
@@ -269,7 +266,7 @@ class Forecaster:
             real[:, self.context :] = True
             streams, numbers = [_stream(part)] * rows, torch.arange(rows)
             told = self._told([part], 0, rows)
-            view = View(y, given, real, told, self._before([part], 0, rows))
+            view = View(y, given, real, told)
             drawn = drawer.refined(view, streams, numbers, how, samples)
             joined.append(drawn[:, self.context : self.context + horizon].numpy())
         calls = how.calls(len(drawer.sampler.plan(self.model.denoiser)))
@@ -299,20 +296,12 @@ class Forecaster:
             row[length - len(part) :] = part
         return torch.from_numpy(told).repeat_interleave(samples, 0)
 
-    def _before(self, joint: Sequence[Series], shift: int, samples: int) -> Tensor | None:
-        """Moments of what was observed before the windows that begin ``shift`` steps later."""
-        if not self.model.config.get("standing", False):
-            return None
-        before = [moments_before(s.values, len(s) - self.context + shift) for s in joint]
-        return torch.stack(before).repeat_interleave(samples, 0)
-
     def _filled(self, s: Series, samples: int, drawer: PathDrawer) -> np.ndarray:
         """Whole paths ``[S, T, C]``."""
         parts = []
         for part in self._parts(s):
             told = None if self.covariates is None else self.covariates.of(part, len(part))
-            length, standing = self.context + self.horizon, self.model.config.get("standing", False)
-            parts.append(imputed(part, samples, drawer, length, told, standing))
+            parts.append(imputed(part, samples, drawer, self.context + self.horizon, told))
         return np.concatenate(parts, -1)
 
 

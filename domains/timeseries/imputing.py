@@ -11,16 +11,14 @@ import torch
 
 from domains.timeseries.paths import PathDrawer, stream_of
 from domains.timeseries.series import Series
-from domains.timeseries.standing import moments_before
 from domains.timeseries.view import View
 
 __all__ = ["imputed"]
 
 
 def imputed(
-    s: Series, samples: int, drawer: PathDrawer, length: int, told: np.ndarray | None = None,
-    standing: bool = False,
-) -> np.ndarray:  # fmt: skip
+    s: Series, samples: int, drawer: PathDrawer, length: int, told: np.ndarray | None = None
+) -> np.ndarray:
     """Paths ``[S, T, C]``, observed values as they are.
 
     Args:
@@ -29,7 +27,6 @@ def imputed(
         drawer: draws a window.
         length: of a window.
         told: covariates as the network reads them, ``[T, K]``.
-        standing: the network reads where a window stands in its series.
     """
     y = torch.from_numpy(s.values)[None].repeat(samples, 1, 1)
     known, numbers, stride = torch.isfinite(y), torch.arange(samples), length // 2
@@ -40,12 +37,9 @@ def imputed(
         if bool(known[0, part].all()):
             continue
         window = y[:, part].masked_fill(~known[:, part], torch.nan)
-        before = None
-        if standing:
-            before = moments_before(s.values, part.start).expand(samples, -1, -1)
         drawn = drawer(
             View(window, known[:, part], torch.ones_like(known[:, part]),
-                 None if every is None else every[:, part], before),
+                 None if every is None else every[:, part]),
             [stream_of(f"{s.name} {s.stamp(part.start)}")] * samples, numbers, samples,
         )  # fmt: skip
         last = len(s) if end == len(s) else begin + stride + length // 4

@@ -35,8 +35,6 @@ class ForecastTask:
         context: steps that a windowed model is given, TSDiff's where it has the set.
         season: steps of a season; scales MASE and MSIS, period of the seasonal naive forecast.
         lags: TSDiff's lags in steps, empty where it uses none.
-        standing: models are told where a window stands in the whole of its series
-            (:mod:`domains.timeseries.standing`).
         known_future: covariates of the history reach over the horizon (weather forecasts, day-ahead
             quantities); otherwise they end with it.
         validation: validation windows a series, as many as its test windows unless said otherwise.
@@ -51,7 +49,6 @@ class ForecastTask:
     lags: tuple[int, ...] = ()
     known_future: bool = False
     validation: int = 1
-    standing: bool = False
 
     def training_series(self, before_validation: bool = False) -> list[Series]:
         """The training part; ``before_validation``: without its validation windows."""
@@ -104,7 +101,7 @@ class ForecastTask:
 def rolling_task(
     name: str, full: Sequence[Series], *, horizon: int, context: int, windows: int = 1,
     season: int | None = None, lags: tuple[int, ...] = (), known_future: bool = False,
-    validation: int | None = None, standing: bool = False,
+    validation: int | None = None,
 ) -> ForecastTask:  # fmt: skip
     """The task whose test part is the last ``windows`` horizons of each series.
 
@@ -128,7 +125,6 @@ def rolling_task(
         lags,
         known_future,
         windows if validation is None else validation,
-        standing,
     )
 
 

@@ -18,23 +18,19 @@ class View:
         given: bool ``[B, L, C]``: the values that are conditions.
         real: bool ``[B, L, C]``: steps that exist: given, or to be drawn.
         covariates: standardised, ``[B, L, K]``, NaN where unknown.
-        before: moments of each series before its window, ``[B, 3, C]``; see
-            :mod:`domains.timeseries.standing`. For models that read them.
     """
 
     y: Tensor
     given: Tensor
     real: Tensor
     covariates: Tensor | None = None
-    before: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.y)
 
     def __getitem__(self, rows: slice) -> View:
         covariates = None if self.covariates is None else self.covariates[rows]
-        before = None if self.before is None else self.before[rows]
-        return View(self.y[rows], self.given[rows], self.real[rows], covariates, before)
+        return View(self.y[rows], self.given[rows], self.real[rows], covariates)
 
     def holding(self, y: Tensor) -> View:
         """The same windows with other values."""

@@ -25,7 +25,6 @@ from torch import Tensor
 from domains.timeseries.covariates import Covariates
 from domains.timeseries.encoding import batch_of
 from domains.timeseries.series import Series
-from domains.timeseries.standing import running_moments
 from domains.timeseries.view import View
 from sciflow.random import Draws
 from sciflow.state import State
@@ -97,7 +96,6 @@ class Windows:
         patterns: what is given; ``None`` is plain forecasts.
         lags: see :func:`~domains.timeseries.encoding.features_of`.
         covariates: how those of the series enter, if they have any.
-        standing: the network reads where a window stands in its series.
         origins: so many windows a series, its last horizons one after the other; default all.
         seed: of the patterns.
     """
@@ -113,7 +111,6 @@ class Windows:
         covariates: Covariates | None = None,
         origins: int | None = None,
         seed: int = 0,
-        standing: bool = False,
     ):
         self.context, self.horizon, self.season = context, horizon, season
         self.patterns, self.lags, self.seed = patterns, tuple(lags), seed
@@ -125,12 +122,6 @@ class Windows:
             empty = np.full((context, len(covariates.names)), np.nan)
             told = [covariates.of(s, len(s)) for s in series]
             self.told = torch.from_numpy(np.concatenate([p for x in told for p in (empty, x)]))
-        self.moments = None
-        if standing:
-            # A window that begins in the padding has nothing before it.
-            pads = [running_moments(s.values[:0]).expand(context, -1, -1) for s in series]
-            moments = [running_moments(s.values)[:-1] for s in series]
-            self.moments = torch.cat([x for pair in zip(pads, moments, strict=True) for x in pair])
         least = min(max(2 * season, horizon), context)
         starts, offset = [], 0
         for s in series:
@@ -151,8 +142,6 @@ class Windows:
         h.update(self.starts.numpy().tobytes())
         if self.covariates is not None:
             h.update(self.told.numpy().tobytes())
-        if self.moments is not None:
-            h.update(self.moments.numpy().tobytes())
         return h.hexdigest()
 
     def window(self, rows: Tensor) -> Tensor:
@@ -179,5 +168,4 @@ class Windows:
                 told[:, self.context :] = torch.nan
                 if self.patterns is not None:
                     told.masked_fill_(~self.patterns.heard(given, draws), torch.nan)
-        before = None if self.moments is None else self.moments[self.starts[rows]]
-        return batch_of(View(y, given, real, told, before), self.season, self.lags)
+        return batch_of(View(y, given, real, told), self.season, self.lags)

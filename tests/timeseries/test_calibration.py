@@ -99,11 +99,12 @@ def test_old_values_are_calibrated_by_their_age() -> None:
 
     fitted = fitted_spread(Walker(1.0, context=32), task)  # type: ignore[arg-type]
     assert fitted["ages"] == [0, 4, 16]
-    # 1 + age steps; 120 windows: 3 standard errors of a spread. The largest γ is 2.5; half the way.
+    # 1 + age steps; 120 windows: 3 standard errors of a spread. The largest γ is 2.5; a third of
+    # the way to it.
     gamma, factors = fitted["prior_scale"], fitted["factors"]
     assert gamma == pytest.approx(1.0, abs=0.25) and factors[0] == 1
-    assert gamma * factors[1] ** 2 == pytest.approx(5**0.5, abs=0.45)
-    assert gamma * factors[2] ** 2 == pytest.approx(2.5, abs=0.01)
+    assert gamma * factors[1] ** 3 == pytest.approx(5**0.5, abs=0.45)
+    assert gamma * factors[2] ** 3 == pytest.approx(2.5, abs=0.02)
 
 
 def test_the_spread_of_a_row_is_that_of_its_own_age() -> None:
