@@ -61,6 +61,7 @@ class Proteins(Domain):
         "redesign": Option("FILE", "PDB or mmCIF file of a chain to make variants of."),
         "backbone": Option("FILE", "PDB or mmCIF file of a chain to find sequences for."),
         "fix": Option("TEXT", 'Residues of it that stay, e.g. "A1-20,A35-60".'),
+        "chain": Option("ID", "Which chain of it, where the file has several."),
         "noise": Option("T", "How much of the rest is made anew, above 0 to 1; default 0.5, with "
                         "--fix 1."),
         "symmetry": Option("Cn", "Copies of one chain about an axis, e.g. C3."),

@@ -101,10 +101,11 @@ class InverseFolding(Task):
         """The backbone as its file has it, with each sequence; ``recovery`` of the file's own.
 
         ``recovery`` is the share of residues that are found as they were, of those that were known
-        and not kept.
+        and not kept; there is none where all of the file's residues are alike.
         """
         own = np.array(list(self.chain.sequence))
-        asked = own != "X"
+        # A generator's backbone is written as one residue throughout, which is no sequence.
+        asked = (own != "X") & (len(set(own)) > 1)
         asked[self.kept] = False
         done = list[tuple[Chain, Mapping[str, float]]]()
         for record in records:

@@ -31,8 +31,8 @@ __all__ = ["fixed_contig", "make_task"]
 
 _GROUPS = {
     "motif": ("contig",),
-    "redesign": ("fix", "noise"),
-    "backbone": ("fix",),
+    "redesign": ("fix", "noise", "chain"),
+    "backbone": ("fix", "chain"),
     "template": (),
     "symmetry": (),
 }
@@ -149,7 +149,7 @@ def _redesign(
     if fix:
         contig, chain = _explained(read, lambda: fixed_contig(fix, read.chains, path))
     else:
-        chain = _whole(_only(read, path), path)
+        chain = _whole(_chosen(read, options, path), path)
         contig = parse_contig(str(len(chain)))
     text = options.get("noise", 1.0 if fix else _KEPT_NOISE)
     try:
@@ -173,22 +173,28 @@ def _inverse_folding(
         contig, chain = _explained(read, lambda: fixed_contig(fix, read.chains, path))
         kept = contig.sample(Draws(0, [0]))[0].places
     else:
-        chain, kept = _only(read, path), np.zeros(0, int)
+        chain, kept = _chosen(read, options, path), np.zeros(0, int)
     try:
         return InverseFolding(encoding, chain, kept, wanted)
     except InputError as error:
         raise InputError(error.reason, path) from None
 
 
-def _only(read: ReadResult, path: Path) -> Chain:
+def _chosen(read: ReadResult, options: Mapping[str, Any], path: Path) -> Chain:
+    """The chain that is meant: the file's only one, or that of ``--chain``."""
     known = list(dict.fromkeys(c.chain_id for c in read.chains))
-    if len(known) > 1:
-        raise InputError(
-            f"the file has chains {', '.join(known)}, and one is re-designed: write it into a "
-            "file of its own, or say with --fix what of it stays",
-            path,
-        )
-    return read.chains[0]
+    if "chain" not in options:
+        if len(known) > 1:
+            raise InputError(
+                f"the file has chains {', '.join(known)}, and one is re-designed: say which, "
+                f"--chain {known[0]}",
+                path,
+            )
+        return read.chains[0]
+    wanted = str(options["chain"]).strip()
+    if wanted not in known:
+        raise InputError(f"--chain {wanted}: the file has {', '.join(known)}", path)
+    return next(c for c in read.chains if c.chain_id == wanted)
 
 
 def _whole(chain: Chain, path: Path | None) -> Chain:

@@ -183,3 +183,16 @@ def test_the_bound_of_a_model_that_knows_nothing_of_the_fold() -> None:
     assert found.value == pytest.approx(20, rel=1e-6) and found.residues == 78
     with pytest.raises(InputError, match="none of the twenty"):
         folded_perplexity(uniform, ENCODING, [bundle("X" * 48)])
+
+
+def test_one_chain_of_several_is_chosen(codesign: Model, tmp_path: Path) -> None:
+    other = bundle("G" * 48).take(slice(0, 30)).replace(chain_id="B")
+    file = write_pdb(tmp_path / "two.pdb", [bundle(), other])
+    out = codesign.sample(1, sampler=FAST, task={"backbone": file, "chain": "B"})
+    assert len(out.records[0]) == 30 and out.records[0].chain_id == "B"
+    # All of it glycine: nothing to recover.
+    assert "recovery" not in out.columns
+    with pytest.raises(InputError, match="chains A, B, and one is re-designed: say which, --chain"):
+        codesign.sample(1, sampler=FAST, task={"backbone": file})
+    with pytest.raises(InputError, match="--chain C: the file has A, B"):
+        codesign.sample(1, sampler=FAST, task={"backbone": file, "chain": "C"})
