@@ -103,7 +103,7 @@ def main() -> None:
     """Run both sections; see the module."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few chains: does it run?")
-    parser.add_argument("--model", default="proteins/codesign")
+    parser.add_argument("--model", default="proteins/inverse-folding")
     parser.add_argument("--n", type=int, default=200, help="chains, evenly spread")
     parser.add_argument("--designs", type=int, default=2, help="a chain and temperature")
     parser.add_argument("--out", type=Path, help="also write the JSON there")

@@ -93,7 +93,7 @@ def of_guidance(model: Model, n: int, guide: str) -> dict[str, Any]:
         found = contents(gor, chains)
         metrics = design_metrics(chains)
         moved = 100 * (found[target] - base[target])
-        result[f"{target}={value}"] = {**found, "points": moved, **metrics}
+        result[f"{target}={value}"] = {**metrics, **found, "points": moved}
         print(
             f"  {f'{target}={value}':<22} helix {found['helix']:.3f}  strand "
             f"{found['strand']:.3f}  moved by {moved:+.1f} points; low complexity "
