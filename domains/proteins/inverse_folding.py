@@ -101,7 +101,8 @@ class InverseFolding(Task):
         """The backbone as its file has it, with each sequence; ``recovery`` of the file's own.
 
         ``recovery`` is the share of residues that are found as they were, of those that were known
-        and not kept; there is none where all of the file's residues are alike.
+        and not kept; there is none where all of the file's residues are alike. ``gaps`` is where
+        the backbone is broken, if it is.
         """
         own = np.array(list(self.chain.sequence))
         # A generator's backbone is written as one residue throughout, which is no sequence.
@@ -109,7 +110,7 @@ class InverseFolding(Task):
         asked[self.kept] = False
         done = list[tuple[Chain, Mapping[str, float]]]()
         for record in records:
-            told = dict[str, float]()
+            told = {"gaps": float(self.chain.joints.sum())} if self.chain.joints.any() else {}
             if asked.any():
                 same = np.array(list(record.sequence)) == own
                 told["recovery"] = float(same[asked].mean())

@@ -1,7 +1,7 @@
 """Whether a backbone is one: complete, chained, not knotted into itself.
 
 A generated sample is dropped only for what makes it no chain at all; how good a chain is, is told
-by metrics.
+by metrics. A backbone that was given to find sequences for may have gaps (its property ``gaps``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def verdict(chain: Chain) -> str:
     if float(np.abs(x).max()) > 9000:
         return "coordinates do not fit a PDB file"
     gaps = sum(int(part.joints.sum()) for part in chain.parts())
-    if gaps:
+    if gaps > chain.properties.get("gaps", 0):
         return f"broken at {gaps} place{'s' if gaps > 1 else ''}"
     found = ca_clashes(chain)
     if found > max(1.0, _CLASHES * len(chain)):

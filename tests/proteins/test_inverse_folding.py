@@ -196,3 +196,17 @@ def test_one_chain_of_several_is_chosen(codesign: Model, tmp_path: Path) -> None
         codesign.sample(1, sampler=FAST, task={"backbone": file})
     with pytest.raises(InputError, match="--chain C: the file has A, B"):
         codesign.sample(1, sampler=FAST, task={"backbone": file, "chain": "C"})
+
+
+def test_a_backbone_with_gaps_is_no_broken_design(codesign: Model, tmp_path: Path) -> None:
+    native = bundle().take([*range(20), *range(25, 48)])
+    file = write_pdb(tmp_path / "gaps.pdb", native)
+    out = codesign.sample(2, sampler=FAST, task={"backbone": file})
+    assert codesign.domain.verdicts(out.records) == ["", ""]
+    assert out.columns["gaps"] == [1, 1] and [len(c) for c in out.kept] == [43, 43]
+    # Neither when it was written and read; a design that is broken elsewhere still is one.
+    write_pdb(tmp_path / "design.pdb", out.records[0])
+    back = codesign.domain.read(tmp_path / "design.pdb")[0]
+    assert codesign.domain.verdicts([back]) == [""]
+    worse = back.take([*range(30), *range(33, 43)])
+    assert "broken at 2 places" in codesign.domain.verdicts([worse])[0]
