@@ -21,12 +21,12 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 from domains.proteins.chain import ALPHABET
+from domains.proteins.letters import places
 from sciflow.errors import InputError
 
 __all__ = ["cluster", "cluster_by_mmseqs", "cluster_by_words"]
 
 _WORD, _SHARE, _LEAST = 5, 0.05, 3
-_PLACE = {letter: k for k, letter in enumerate(ALPHABET)}
 
 
 def cluster(sequences: Sequence[str]) -> NDArray[np.int64]:
@@ -41,10 +41,10 @@ def cluster_by_words(sequences: Sequence[str]) -> NDArray[np.int64]:
     powers = len(ALPHABET) ** np.arange(_WORD)
     rows, columns = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for row, sequence in enumerate(sequences):
-        codes = np.array([_PLACE.get(c, -1) for c in sequence], np.int64)
-        if len(codes) < _WORD:
+        letters = places(sequence)
+        if len(letters) < _WORD:
             continue
-        windows = np.lib.stride_tricks.sliding_window_view(codes, _WORD)
+        windows = np.lib.stride_tricks.sliding_window_view(letters, _WORD)
         # A word of one letter says nothing of kinship.
         told = (windows >= 0).all(1) & (windows != windows[:, :1]).any(1)
         words = np.unique(windows[told] @ powers)

@@ -118,7 +118,7 @@ class Encoding:
         Args:
             chains: backbones ``[n, 4, 3]`` in ångström.
             conditions: values of each property, one a chain.
-            residues: places in the alphabet ``[n]`` of each chain, where the model has them.
+            residues: tokens ``[n]`` of each chain, where the model has them.
         """
         # Of no chains at all (a small set has none to validate with) one empty batch.
         starts = range(0, max(len(chains), 1), 512)
@@ -192,8 +192,7 @@ class Encoding:
 
         Args:
             chains: ``[n, 4, 3]`` in ångström.
-            residues: places in the alphabet ``[n]`` of each; where none are told the batch has
-                none.
+            residues: tokens ``[n]`` of each, where the model has them.
         """
         n = max((len(c) for c in chains), default=0)
         backbone = torch.zeros(len(chains), n, 4, 3, dtype=torch.float64)
@@ -202,10 +201,10 @@ class Encoding:
             backbone[i, : len(chain)] = torch.from_numpy(np.asarray(chain, np.float64))
             mask[i, : len(chain)] = True
         fields = self.tensors(backbone, mask)
-        if self.sequence and (residues or not chains):
+        if self.sequence:
             fields[FIELD] = torch.zeros(len(chains), n, dtype=torch.long)
-            for row, places in zip(fields[FIELD], residues, strict=True):
-                row[: len(places)] = torch.from_numpy(places.astype(np.int64))
+            for row, tokens in zip(fields[FIELD], residues, strict=True):
+                row[: len(tokens)] = torch.from_numpy(tokens.astype(np.int64))
         return fields, mask
 
 

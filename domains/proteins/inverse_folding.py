@@ -47,21 +47,20 @@ def folded_state(
                 + (", …" if len(missing) > 3 else "")
                 + "); take them out of the file, a gap in a chain is allowed"
             )
-    batch, mask = encoding.batch([c.backbone for c in chains])
+    residues = [codes(c.sequence, unknown=True) for c in chains]
+    fields, mask = encoding.batch([c.backbone for c in chains], residues)
     index = torch.arange(mask.shape[1]).repeat(len(chains), 1)
-    tokens, given = torch.zeros(mask.shape, dtype=torch.long), torch.zeros_like(mask)
+    given = torch.zeros_like(mask)
     for i, chain in enumerate(chains):
         index[i, : len(chain)] += BREAK * torch.from_numpy(np.append(0, np.cumsum(chain.joints)))
-        places = codes(chain.sequence, unknown=True).astype(np.int64)
-        tokens[i, : len(chain)] = torch.from_numpy(places)
         if kept is not None:
-            if unknown := [chain.residue_ids[k] for k in kept[i] if places[k] == MASKED]:
+            if unknown := [chain.residue_ids[k] for k in kept[i] if residues[i][k] == MASKED]:
                 raise InputError(f"residue {unknown[0]} is to be kept, and none of the twenty")
             given[i, kept[i]] = True
     marks = dict.fromkeys(encoding.structure, mask)
     marks |= {FIELD: given} if bool(given.any()) else {}
-    fields = {**in_single_precision(batch), FIELD: tokens}
-    return State(fields, Context(mask, given=marks, extras={"index": index}))
+    context = Context(mask, given=marks, extras={"index": index})
+    return State(in_single_precision(fields), context)
 
 
 class InverseFolding(Task):
@@ -109,13 +108,13 @@ class InverseFolding(Task):
         asked = (own != "X") & (len(set(own)) > 1)
         asked[self.kept] = False
         done = list[tuple[Chain, Mapping[str, float]]]()
+        given = np.zeros(len(self.chain), bool)
+        given[self.kept] = True
         for record in records:
             told = {"gaps": float(self.chain.joints.sum())} if self.chain.joints.any() else {}
             if asked.any():
                 same = np.array(list(record.sequence)) == own
                 told["recovery"] = float(same[asked].mean())
-            given = np.zeros(len(self.chain), bool)
-            given[self.kept] = True
             design = self.chain.replace(
                 sequence=record.sequence, given=given if given.any() else None, properties=told
             )

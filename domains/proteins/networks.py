@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from domains.proteins.chain import ALPHABET
 from domains.proteins.encoding import Encoding
 from domains.proteins.letters import FIELD
 from domains.proteins.losses import StructureLoss
@@ -15,12 +14,13 @@ from domains.proteins.sequence_networks import (
     SEQUENCE_PRESETS,
     sequence_denoiser,
     sequence_objective,
+    sequence_paths,
 )
 from sciflow.denoisers import NetworkDenoiser
 from sciflow.objectives import DenoisingObjective, GivenRule
-from sciflow.paths import CategoricalPath, GaussianPath, GeodesicPath, Path
+from sciflow.paths import GaussianPath, GeodesicPath, Path
 from sciflow.schedules import schedule_from_config
-from sciflow.spaces import SO3, Euclidean, Tokens, Torus, ZeroCoM
+from sciflow.spaces import SO3, Euclidean, Torus, ZeroCoM
 
 __all__ = ["PRESETS", "build_denoiser", "build_objective", "build_paths"]
 
@@ -37,6 +37,11 @@ _ANGLES = {
 _FRAMES = {
     "positions": {"schedule": _ROUND, "prediction": "edm"},
     "rotations": {"schedule": _LINE, "prediction": "tangent"},
+}
+_IN_SPACE = {
+    "network": {"dim": 128, "pair_dim": 24, "depth": 4, "heads": 8},
+    "self_conditioning": True,
+    "pieces": _PIECES,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -59,17 +64,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "frames": {
         "fields": [*_FRAMES],
         "paths": _FRAMES,
-        "network": {"dim": 128, "pair_dim": 24, "depth": 4, "heads": 8},
-        "self_conditioning": True,
-        "pieces": _PIECES,
+        **_IN_SPACE,
         "objective": {"structure": 1.0, "scaffolds": True},
     },
     "codesign": {
         "fields": [*_FRAMES, FIELD],
         "paths": {**_FRAMES, FIELD: {"schedule": _LINE}},
-        "network": {"dim": 128, "pair_dim": 24, "depth": 4, "heads": 8},
-        "self_conditioning": True,
-        "pieces": _PIECES,
+        **_IN_SPACE,
         "objective": {"structure": 1.0, "scaffolds": True, "folds": 0.4},
     },
     **SEQUENCE_PRESETS,
@@ -98,7 +99,7 @@ def build_paths(config: Mapping[str, Any]) -> dict[str, Path]:
             case "bends":
                 paths[name] = GaussianPath(Euclidean(3), schedule, prediction)
             case "residues":
-                paths[name] = CategoricalPath(Tokens(len(ALPHABET)), schedule, "absorbing")
+                paths |= sequence_paths(config)
     return paths
 
 

@@ -29,14 +29,15 @@ from sciflow.tasks import Task
 
 __all__ = ["fixed_contig", "make_task"]
 
-_GROUPS = {
-    "motif": ("contig",),
-    "redesign": ("fix", "noise", "chain"),
-    "backbone": ("fix", "chain"),
-    "template": (),
-    "symmetry": (),
+_TASKS = ("motif", "redesign", "backbone", "template", "symmetry")
+"""The option that asks for each task."""
+_GOES_WITH = {
+    "contig": ("motif",),
+    "fix": ("redesign", "backbone"),
+    "noise": ("redesign",),
+    "chain": ("redesign", "backbone"),
 }
-"""Each task's first option, and those that go with it."""
+"""The others, and the tasks that they say more of."""
 _KEPT_NOISE = 0.5
 
 _T = TypeVar("_T")
@@ -55,20 +56,20 @@ def make_task(model: Model, options: Mapping[str, Any], targets: Mapping[str, Ta
         InputError: options that do not go together, a file that cannot be read, a value that makes
             no sense for the file or the model.
     """
-    asked = [name for name in _GROUPS if name in options]
+    asked = [name for name in _TASKS if name in options]
     if len(asked) > 1:
         raise InputError(f"--{asked[0]} and --{asked[1]} are two tasks; ask for one of them")
-    for name in dict.fromkeys(other for others in _GROUPS.values() for other in others):
-        firsts = [first for first, others in _GROUPS.items() if name in others]
-        if name in options and not set(firsts) & set(asked):
+    for name, tasks in _GOES_WITH.items():
+        if name in options and not set(tasks) & set(asked):
             if name == "contig" and isinstance(options[name], Contig):
                 continue
-            needed = " FILE or --".join(firsts)
+            needed = " FILE or --".join(tasks)
             raise InputError(f"--{name} says how to use a structure; give --{needed} FILE too")
     if "template" in options:
         return _infilling(model, str(options["template"]), targets)
     if is_sequence_model(model.config):
-        raise InputError(f"this model makes sequences; --{asked[0]} needs one of backbones")
+        name = next(iter(asked), "contig")
+        raise InputError(f"this model makes sequences; --{name} needs one of backbones")
     encoding = Encoding.from_config(model.config["encoding"])
     if "symmetry" in options:
 
@@ -144,14 +145,11 @@ def _redesign(
 ) -> Task:  # fmt: skip
     if "length" in targets:
         raise InputError("a re-design is as long as its structure; leave --length out")
-    path, fix = Path(options["redesign"]), str(options.get("fix", "")).strip()
-    read = read_chains(path)
-    if fix:
-        contig, chain = _explained(read, lambda: fixed_contig(fix, read.chains, path))
-    else:
-        chain = _whole(_chosen(read, options, path), path)
-        contig = parse_contig(str(len(chain)))
-    text = options.get("noise", 1.0 if fix else _KEPT_NOISE)
+    path = Path(options["redesign"])
+    chain, contig = _subject(options, path)
+    text = options.get("noise", _KEPT_NOISE if contig is None else 1.0)
+    if contig is None:
+        contig = parse_contig(str(len(_whole(chain, path))))
     try:
         time = float(text)
     except (TypeError, ValueError):
@@ -167,17 +165,22 @@ def _inverse_folding(
 ) -> Task:  # fmt: skip
     if "length" in targets:
         raise InputError("a sequence is as long as its backbone; leave --length out")
-    path, fix = Path(options["backbone"]), str(options.get("fix", "")).strip()
-    read = read_chains(path)
-    if fix:
-        contig, chain = _explained(read, lambda: fixed_contig(fix, read.chains, path))
-        kept = contig.sample(Draws(0, [0]))[0].places
-    else:
-        chain, kept = _chosen(read, options, path), np.zeros(0, int)
+    path = Path(options["backbone"])
+    chain, contig = _subject(options, path)
+    kept = np.zeros(0, int) if contig is None else contig.sample(Draws(0, [0]))[0].places
     try:
         return InverseFolding(encoding, chain, kept, wanted)
     except InputError as error:
         raise InputError(error.reason, path) from None
+
+
+def _subject(options: Mapping[str, Any], path: Path) -> tuple[Chain, Contig | None]:
+    """The chain of a file that is re-designed, and what ``--fix`` keeps of it, if it is given."""
+    read, fix = read_chains(path), str(options.get("fix", "")).strip()
+    if not fix:
+        return _chosen(read, options, path), None
+    contig, chain = _explained(read, lambda: fixed_contig(fix, read.chains, path))
+    return chain, contig
 
 
 def _chosen(read: ReadResult, options: Mapping[str, Any], path: Path) -> Chain:

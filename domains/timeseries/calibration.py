@@ -71,8 +71,10 @@ def calibrated_spread(forecaster: Forecaster, task: ForecastTask, age: int = 0) 
         return 1.0
     rows = evenly_spread(len(windows), _WINDOWS)
     histories, truths = ([windows[i][k] for i in rows] for k in (0, 1))
+    # No more of a history than the model reads: hiding copies it.
+    histories = [h.tail(forecaster.context) for h in histories]
     histories = [h.hidden(slice(max(len(h) - age, 0), None)) for h in histories]
-    kept = [i for i, h in enumerate(histories) if h.observed[-forecaster.context :].any()]
+    kept = [i for i, h in enumerate(histories) if h.observed.any()]
     histories, truths = ([part[i] for i in kept] for part in (histories, truths))
     gamma, power, last = 1.0, 1.0, None
     for _ in range(_ROUNDS if kept else 0):

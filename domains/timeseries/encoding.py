@@ -77,10 +77,9 @@ def batch_of(view: View, season: int, lags: Sequence[int] = ()) -> State:
         torch.where(none[:, None, None], plain.spread, plain.scale),
     )  # fmt: skip
     x = frame.encode(y).nan_to_num(nan=0.0).float()
-    parts = [features_of(torch.where(given, y, torch.nan), given, frame, lags)]
+    features = features_of(torch.where(given, y, torch.nan), given, frame, lags)
     if view.covariates is not None:
-        parts.append(_told(view.covariates, y.shape[2]))
-    features = torch.cat(parts, -1)
+        features = torch.cat((features, _told(view.covariates, y.shape[2])), -1)
     extras = {"features": features, "anchor": frame.anchor, "scale": frame.scale}
     return State({FIELD: x}, Context(real, {}, {FIELD: given}, extras))
 

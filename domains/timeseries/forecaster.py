@@ -266,8 +266,7 @@ class Forecaster:
             real[:, self.context :] = True
             streams, numbers = [_stream(part)] * rows, torch.arange(rows)
             told = self._told([part], 0, rows)
-            view = View(y, given, real, told)
-            drawn = drawer.refined(view, streams, numbers, how, samples)
+            drawn = drawer.refined(View(y, given, real, told), streams, numbers, how, samples)
             joined.append(drawn[:, self.context : self.context + horizon].numpy())
         calls = how.calls(len(drawer.sampler.plan(self.model.denoiser)))
         return Forecast(s.name, s.channels, f.index, np.concatenate(joined, -1), calls, s)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from domains.proteins.chain import ALPHABET, Chain
+from domains.proteins.contigs import parse_contig
 from domains.proteins.encoding import Encoding
 from domains.proteins.ideal import helix_bundle
 from domains.proteins.inverse_folding import folded_state
@@ -20,6 +23,7 @@ from domains.proteins.letters import FIELD, MASKED, codes, letters_of
 from domains.proteins.networks import PRESETS
 from domains.proteins.perplexity import folded_perplexity
 from domains.proteins.table import ChainTable
+from domains.proteins.tasks import make_task
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.model import Model
@@ -210,3 +214,12 @@ def test_a_backbone_with_gaps_is_no_broken_design(codesign: Model, tmp_path: Pat
     assert codesign.domain.verdicts([back]) == [""]
     worse = back.take([*range(30), *range(33, 43)])
     assert "broken at 2 places" in codesign.domain.verdicts([worse])[0]
+
+
+def test_a_model_of_sequences_names_what_it_cannot_do() -> None:
+    """Also where a contig was found beforehand, and no option asks for a task."""
+    sequences: Any = SimpleNamespace(config={"encoding": {"fields": [FIELD]}})
+    found = parse_contig("4/A5-16/4", [bundle()])
+    for options, name in (({"contig": found}, "contig"), ({"backbone": "x.pdb"}, "backbone")):
+        with pytest.raises(InputError, match=f"makes sequences; --{name} needs one of backbones"):
+            make_task(sequences, options, {})

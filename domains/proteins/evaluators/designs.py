@@ -27,12 +27,12 @@ from domains.proteins.chain import Chain
 from domains.proteins.evaluators.gor import GOR
 from domains.proteins.evaluators.sequences import (
     NGram,
-    codes,
     composition,
     composition_distance,
     repeats,
     sequence_metrics,
 )
+from domains.proteins.letters import places
 from sciflow.data import shared_data
 from sciflow.domain import OracleAnswer
 
@@ -197,14 +197,14 @@ def composition_kl(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
 
 def low_complexity(sequence: str) -> float:
     """Share of residues in windows of 12 with an entropy of 2.2 bits or less; see the module."""
-    places = codes(sequence)
-    if len(places) < _WINDOW:
+    found = places(sequence)
+    if len(found) < _WINDOW:
         return 0.0
-    windows = np.lib.stride_tricks.sliding_window_view(places, _WINDOW)
+    windows = np.lib.stride_tricks.sliding_window_view(found, _WINDOW)
     counts = (windows[..., None] == np.arange(20)).sum(1)
     p = counts / _WINDOW
     bits = -(p * np.log2(np.where(p > 0, p, 1.0))).sum(1)
-    low = np.zeros(len(places), bool)
+    low = np.zeros(len(found), bool)
     for start in np.flatnonzero(bits <= _BITS):
         low[start : start + _WINDOW] = True
     return float(low.mean())
@@ -212,12 +212,12 @@ def low_complexity(sequence: str) -> float:
 
 def kmers(sequence: str, k: int = _WORD) -> NDArray[np.int64]:
     """Codes of the words of ``k`` known letters in a sequence, in their order."""
-    places = codes(sequence)
-    n = len(places) - k + 1
+    found = places(sequence)
+    n = len(found) - k + 1
     if n < 1:
         return np.zeros(0, np.int64)
     known, words = np.ones(n, bool), np.zeros(n, np.int64)
     for i in range(k):
-        known &= places[i : i + n] >= 0
-        words = 20 * words + places[i : i + n]
+        known &= found[i : i + n] >= 0
+        words = 20 * words + found[i : i + n]
     return words[known]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from domains.proteins.chain import ALPHABET
 from domains.proteins.evaluators.secondary_structure import three_states
-from domains.proteins.evaluators.sequences import codes
+from domains.proteins.letters import codes
 from domains.proteins.table import DSSP_CODES, ChainTable
 
 __all__ = ["GOR", "STATES"]
@@ -111,17 +111,16 @@ class GOR:
 
 
 def _letters(sequence: str) -> NDArray[np.int64]:
-    places = codes(sequence)
-    return np.where(places < 0, _K, places)
+    return codes(sequence, unknown=True).astype(np.int64)
 
 
 def _states(text: str) -> NDArray[np.int64]:
     return np.array([STATES.index(c) for c in text], np.int64)
 
 
-def _windows(codes: NDArray[np.int64]) -> NDArray[np.int64]:
+def _windows(letters: NDArray[np.int64]) -> NDArray[np.int64]:
     """Letters at −8 … 8 of every residue, ``[N, 17]``; 20 outside."""
-    if not len(codes):
+    if not len(letters):
         return np.zeros((0, 2 * _REACH + 1), np.int64)
-    padded = np.pad(codes, _REACH, constant_values=_K)
+    padded = np.pad(letters, _REACH, constant_values=_K)
     return np.lib.stride_tricks.sliding_window_view(padded, 2 * _REACH + 1)

@@ -19,24 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domains.proteins.chain import ALPHABET
+from domains.proteins.letters import places
 
 __all__ = [
     "NGram",
-    "codes",
     "composition",
     "composition_distance",
     "repeats",
     "sequence_metrics",
 ]
 
-_PLACE = np.full(128, -1, np.int64)
-_PLACE[[ord(c) for c in ALPHABET]] = np.arange(len(ALPHABET))
 _K = len(ALPHABET)
-
-
-def codes(sequence: str) -> NDArray[np.int64]:
-    """Place of each letter in the alphabet, ``[N]``; -1 for others than the twenty."""
-    return _PLACE[np.frombuffer(sequence.encode("ascii", "replace"), np.uint8) & 127]
 
 
 class NGram:
@@ -73,7 +66,7 @@ class NGram:
     def _flat(self, sequences: Iterable[str]) -> NDArray[np.int64]:
         """All sequences in a row, each behind a wall (-1) and its start letters."""
         lead = np.array([-1] + [_K] * ((self.order - 1) * self.start))
-        return np.concatenate([lead[:0], *(x for s in sequences for x in (lead, codes(s)))])
+        return np.concatenate([lead[:0], *(x for s in sequences for x in (lead, places(s)))])
 
     def log_likelihoods(self, sequences: Iterable[str]) -> NDArray[np.float64]:
         """Log-probability of every residue that is one of the twenty, all sequences in a row.
@@ -108,8 +101,8 @@ def composition(sequences: Iterable[str]) -> NDArray[np.float64]:
     """Share of each letter of :data:`ALPHABET`, ``[20]``; other letters are not counted."""
     counts = np.zeros(_K)
     for sequence in sequences:
-        places = codes(sequence)
-        counts += np.bincount(places[places >= 0], minlength=_K)
+        found = places(sequence)
+        counts += np.bincount(found[found >= 0], minlength=_K)
     return counts / max(counts.sum(), 1)
 
 
@@ -129,10 +122,10 @@ def repeats(sequence: str, least: int = 4) -> float:
     """Share of residues in runs of one letter of ``least`` or more."""
     if not sequence:
         return 0.0
-    places = codes(sequence)
-    starts = np.flatnonzero(np.append(True, places[1:] != places[:-1]))
-    runs = np.diff(np.append(starts, len(places)))
-    return float(runs[runs >= least].sum() / len(places))
+    found = places(sequence)
+    starts = np.flatnonzero(np.append(True, found[1:] != found[:-1]))
+    runs = np.diff(np.append(starts, len(found)))
+    return float(runs[runs >= least].sum() / len(found))
 
 
 def sequence_metrics(
