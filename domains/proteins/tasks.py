@@ -180,6 +180,12 @@ def _subject(options: Mapping[str, Any], path: Path) -> tuple[Chain, Contig | No
     if not fix:
         return _chosen(read, options, path), None
     contig, chain = _explained(read, lambda: fixed_contig(fix, read.chains, path))
+    if "chain" in options and (wanted := _chosen(read, options, path).chain_id) != chain.chain_id:
+        raise InputError(
+            f"--chain {wanted} and --fix {fix!r} mean two chains; the residues of --fix name the "
+            "one that is re-designed",
+            path,
+        )
     return chain, contig
 
 

@@ -200,6 +200,8 @@ def test_one_chain_of_several_is_chosen(codesign: Model, tmp_path: Path) -> None
         codesign.sample(1, sampler=FAST, task={"backbone": file})
     with pytest.raises(InputError, match="--chain C: the file has A, B"):
         codesign.sample(1, sampler=FAST, task={"backbone": file, "chain": "C"})
+    with pytest.raises(InputError, match="--chain B and --fix 'A1-2' mean two chains"):
+        codesign.sample(1, sampler=FAST, task={"backbone": file, "chain": "B", "fix": "A1-2"})
 
 
 def test_a_backbone_with_gaps_is_no_broken_design(codesign: Model, tmp_path: Path) -> None:
