@@ -34,6 +34,7 @@ _ANGLES = {
     "torsions": {"schedule": _LINE, "prediction": "tangent"},
     "bends": {"schedule": _LINE, "prediction": "edm"},
 }
+_HEATED = {**_ANGLES, "torsions": {**_ANGLES["torsions"], "kind": "diffusion"}}
 _FRAMES = {
     "positions": {"schedule": _ROUND, "prediction": "edm"},
     "rotations": {"schedule": _LINE, "prediction": "tangent"},
@@ -48,6 +49,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "angles": {
         "fields": ["torsions", "bends"],
         "paths": _ANGLES,
+        "network": {"dim": 128, "pair_dim": 0, "depth": 5, "heads": 4},
+        "self_conditioning": False,
+        "pieces": _PIECES,
+        "objective": {"structure": 0.0, "scaffolds": False},
+    },
+    "angles-by-heat": {
+        "fields": ["torsions", "bends"],
+        "paths": _HEATED,
         "network": {"dim": 128, "pair_dim": 0, "depth": 5, "heads": 4},
         "self_conditioning": False,
         "pieces": _PIECES,
@@ -95,7 +104,8 @@ def build_paths(config: Mapping[str, Any]) -> dict[str, Path]:
             case "rotations":
                 paths[name] = GeodesicPath(SO3(), schedule, "flow", prediction)
             case "torsions":
-                paths[name] = GeodesicPath(Torus(3), schedule, "flow", prediction)
+                kind = c.get("kind", "flow")
+                paths[name] = GeodesicPath(Torus(3), schedule, kind, prediction)
             case "bends":
                 paths[name] = GaussianPath(Euclidean(3), schedule, prediction)
             case "residues":

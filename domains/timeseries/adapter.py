@@ -101,7 +101,7 @@ class TimeSeries(Domain):
                 "lags": [168] if train[0].freq == "h" and season == 24 else [],
                 "channels": max(len(s.channels) for s in train),
                 "covariates": None if covariates is None else asdict(covariates),
-                "patterns": asdict(Patterns()),
+                "patterns": asdict(Patterns.beside(covariates)),
                 "network": PRESETS[preset] | ({"patch": patch} if preset == "patches" else {}),
                 "path": {"schedule": {"kind": "rectified"}, "prediction": "edm"},
                 "conditions": {},

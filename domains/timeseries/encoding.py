@@ -28,12 +28,15 @@ __all__ = [
 
 FIELD = "series"
 
+_LEAST_VARIANCE = 0.01
+"""v₀, of a standardised covariate that does not vary where the series is seen."""
+
 
 def feature_count(config: Mapping[str, Any]) -> int:
     """Numbers a step and channel that :func:`batch_of` tells the network of a configuration."""
     known = config["covariates"]
     covariates = 0 if known is None else len(known["names"])
-    return 3 + len(config["lags"]) + 2 * covariates
+    return 3 + len(config["lags"]) + 3 * covariates
 
 
 def features_of(y: Tensor, given: Tensor, frame: Frame, lags: Sequence[int] = ()) -> Tensor:
@@ -70,7 +73,8 @@ def batch_of(view: View, season: int, lags: Sequence[int] = ()) -> State:
     given = view.given & torch.isfinite(y)
     none = ~given.flatten(1).any(1)
     # Where nothing is given, the window is seen in units of its own mean and spread.
-    plain = frame_of(y, torch.where(none[:, None, None], real, given), season)
+    seen = torch.where(none[:, None, None], real, given)
+    plain = frame_of(y, seen, season)
     frame = Frame(
         plain.centre, plain.spread,
         torch.where(none[:, None, None], plain.centre, plain.anchor),
@@ -79,7 +83,7 @@ def batch_of(view: View, season: int, lags: Sequence[int] = ()) -> State:
     x = frame.encode(y).nan_to_num(nan=0.0).float()
     features = features_of(torch.where(given, y, torch.nan), given, frame, lags)
     if view.covariates is not None:
-        features = torch.cat((features, _told(view.covariates, y.shape[2])), -1)
+        features = torch.cat((features, _told(view.covariates, seen)), -1)
     extras = {"features": features, "anchor": frame.anchor, "scale": frame.scale}
     return State({FIELD: x}, Context(real, {}, {FIELD: given}, extras))
 
@@ -96,16 +100,27 @@ def unframed(view: View, lags: Sequence[int] = ()) -> State:
     x = torch.where(view.given, frame.encode(view.y), 0.0).float()
     features = torch.zeros(*view.y.shape, 3 + len(lags))
     if view.covariates is not None:
-        features = torch.cat((features, _told(view.covariates, view.y.shape[2])), -1)
+        features = torch.cat((features, _told(view.covariates, view.given)), -1)
     extras = {"features": features, "anchor": frame.anchor, "scale": frame.scale}
     return State({FIELD: x}, Context(view.real, {}, {}, extras))
 
 
-def _told(covariates: Tensor, channels: int) -> Tensor:
-    """Covariates as the network reads them, ``[B, L, C, 2K]``."""
-    # Where one is unknown it stands at its mean, and its mark says so.
-    told = torch.cat((covariates.nan_to_num(nan=0.0), torch.isfinite(covariates)), -1)
-    return told[:, :, None].expand(-1, -1, channels, -1).float()
+def _told(covariates: Tensor, seen: Tensor) -> Tensor:
+    """Covariates as the network reads them, ``[B, L, C, 3K]``: c, whether it is known, and
+    asinh (c − m)/s with mean m and standard deviation s of c where the series is ``seen``.
+
+    The series is told relative to what was seen of it alone, so that only a covariate told in the
+    same way can stand in for it where it was not. (In the frame's coordinates, x of the value in
+    its place, it fills gaps still better, but forecasts of PM2.5 on validation windows get worse.)
+    """
+    known = torch.isfinite(covariates)[:, :, None].expand(*seen.shape, -1)
+    c = covariates.nan_to_num(nan=0.0)[:, :, None].expand_as(known)
+    weight = (known & seen[..., None]).to(c.dtype)
+    n = weight.sum(1, keepdim=True).clamp(min=1)
+    mean = (weight * c).sum(1, keepdim=True) / n
+    variance = (weight * (c - mean).square()).sum(1, keepdim=True) / n
+    z = (c - mean) / (variance + _LEAST_VARIANCE).sqrt()
+    return torch.cat((c, known, torch.where(known, z.asinh(), 0.0)), -1).float()
 
 
 def free_context(config: Mapping[str, Any], centre: Tensor, spread: Tensor) -> Context:

@@ -12,6 +12,7 @@ the model's are rolled out: each path goes on from its own past, block after blo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +99,14 @@ class Forecaster:
         if drawer.method != "conditional" or "prior_scale" in settings:
             spread = None
         blocks = -(-horizon // self.horizon)
-        calls = blocks * len(drawer.sampler.plan(self.model.denoiser))
+        calls = len(drawer.sampler.plan(self.model.denoiser))
         forecasts: list[Forecast] = []
         for group in _groups(series, max(drawer.rows // samples, 1)):
             paths = self._continued(group, horizon, samples, drawer, spread)
             forecasts += [
-                Forecast(s.name, s.channels, s.future(horizon), p, calls, s)
+                Forecast(s.name, s.channels, s.future(horizon), p, calls * (blocks + more), s)
                 for s, p in zip(group, paths, strict=True)
+                for more in [any(map(self._told_beyond, self._parts(s)))]
             ]
             if progress is not None:
                 progress(len(forecasts), len(series))
@@ -232,6 +234,8 @@ class Forecaster:
         numbers = torch.arange(samples).repeat(len(joint))
         # The steps before the first value of a short history do not exist.
         begin = torch.isfinite(past).any(2, keepdim=True).int().argmax(1, keepdim=True)
+        early = torch.tensor([self._told_beyond(s) for s in joint]).repeat_interleave(samples)
+        early = early.nonzero()[:, 0]
         blocks = []
         for b in range(-(-horizon // self.horizon)):
             y = torch.nn.functional.pad(past, (0, 0, 0, self.horizon), value=torch.nan)
@@ -242,12 +246,41 @@ class Forecaster:
             # Each block has numbers of its own.
             own = [k ^ stream_of(f"block {b}") if b else k for k in streams]
             wide = None if spread is None else _factors(past, spread)
-            y = drawer(View(y, given, real, told), own, numbers, samples, wide)
+            view = View(y, given, real, told)
+            y = drawer(view, own, numbers, samples, wide)
+            if b == 0 and len(early):
+                y = self._beyond_gaps(view, y, early, drawer, own, numbers, samples)
             blocks.append(y[:, self.context :])
             past, begin = y[:, self.horizon :], (begin - self.horizon).clamp(min=0)
         paths = torch.cat(blocks, 1)[:, :horizon].view(len(joint), samples, horizon, -1).numpy()
         ends = np.cumsum([len(channels) for channels in parts])
         return [np.concatenate(list(p), -1) for p in np.split(paths, ends[:-1])]
+
+    def _beyond_gaps(self, view: View, y: Tensor, rows: Tensor, drawer: PathDrawer,
+                     streams: Sequence[int], numbers: Tensor, samples: int
+                     ) -> Tensor:  # fmt: skip
+        """Windows of which the future of some ``rows`` is drawn anew, after the gap before it.
+
+        By p(gap, future) = p(gap) p(future | gap) each path goes on from the gap that it filled: a
+        network reads what covariates say of a value next to it and forecasts from values, but
+        learns little of both at once.
+        """
+        part, past = view[rows], slice(self.context)
+        part = replace(
+            part,
+            y=torch.cat((y[rows, past], part.y[:, self.context :]), 1),
+            given=torch.cat((part.real[:, past], part.given[:, self.context :]), 1),
+        )
+        own = [streams[i] ^ stream_of("beyond the gap") for i in rows.tolist()]
+        y[rows] = drawer(part, own, numbers[rows], samples)
+        return y
+
+    def _told_beyond(self, s: Series) -> bool:
+        """Whether covariates go on where the values of a history end early."""
+        age = int(np.argmax(s.observed[::-1]))
+        if self.covariates is None or age == 0:
+            return False
+        return bool(np.isfinite(self.covariates.of(s, len(s))[-age:]).any())
 
     def _refined(self, f: Forecast, s: Series, samples: int, drawer: PathDrawer,
                  how: Refinement) -> Forecast:  # fmt: skip

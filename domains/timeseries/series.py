@@ -104,18 +104,20 @@ class Series:
             values=self.values[first:], start=self.stamp(first), covariates=covariates
         )
 
-    def hidden(self, rows: slice | np.ndarray) -> Series:
-        """The series with nothing known of some steps, as of a station that was silent.
+    def hidden(self, rows: slice | np.ndarray, covariates: bool = True) -> Series:
+        """The series without its values at some steps.
 
-        Covariates that end with the values are unknown there, too; those that are known
-        beforehand stay.
+        Args:
+            rows: which.
+            covariates: that nothing is known there, as of a station that was silent: covariates
+                that end with the values are hidden, too; those that are known beforehand stay.
         """
-        values, covariates = self.values.copy(), self.covariates
+        values, told = self.values.copy(), self.covariates
         values[rows] = np.nan
-        if covariates is not None and len(covariates) == len(self):
-            covariates = covariates.copy()
-            covariates[rows] = np.nan
-        return self.replace(values=values, covariates=covariates)
+        if covariates and told is not None and len(told) == len(self):
+            told = told.copy()
+            told[rows] = np.nan
+        return self.replace(values=values, covariates=told)
 
     def channel(self, name: str) -> Series:
         """One channel as a series of its own."""

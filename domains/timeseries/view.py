@@ -28,7 +28,7 @@ class View:
     def __len__(self) -> int:
         return len(self.y)
 
-    def __getitem__(self, rows: slice) -> View:
+    def __getitem__(self, rows: slice | Tensor) -> View:
         covariates = None if self.covariates is None else self.covariates[rows]
         return View(self.y[rows], self.given[rows], self.real[rows], covariates)
 

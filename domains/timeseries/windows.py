@@ -40,6 +40,8 @@ class Patterns:
         gaps: share of forecasts with part of the history missing.
         infill: share of windows with gaps anywhere.
         free: share of windows of which nothing is given.
+        blocks: of the gaps, those that are one block; the others are single steps.
+        late: of the blocks, those that end with the history; half of the others begin it.
         anywhere: of the forecasts, those whose origin stands anywhere in the window.
         silent: of all, those in which the covariates of the past are unknown where no value is
             given, as of a station that fails. Without them a network fills every gap from what
@@ -49,8 +51,20 @@ class Patterns:
     gaps: float = 0.3
     infill: float = 0.1
     free: float = 0.15
+    blocks: float = 0.5
+    late: float = 1 / 3
     anywhere: float = 0.2
     silent: float = 0.5
+
+    @classmethod
+    def beside(cls, covariates: Covariates | None) -> Patterns:
+        """Those of series with such covariates.
+
+        With covariates that end with the history, a history that ends early is two tasks, as they
+        are known after its end or not. Both are rare, so they come more often.
+        """
+        past = covariates is not None and not covariates.known_future
+        return cls(blocks=0.7, late=0.5) if past else cls()
 
     def __call__(self, real: Tensor, origin: int, draws: Draws) -> Tensor:
         """Bool ``[B, L, C]``: what is given, of ``real`` elements of windows."""
@@ -65,11 +79,13 @@ class Patterns:
         gaps = kind < self.free + self.infill + self.gaps
         span = torch.where(infill, length, start[:, 0]).double()
         size = (u[:, 3] * 0.7 * span).long()
-        ends = torch.where(u[:, 4] < 1 / 3, 0.0, torch.where(u[:, 4] < 2 / 3, 1.0, u[:, 5]))
+        early = (1 - self.late) / 2
+        later = torch.where(u[:, 4] < early + self.late, 1.0, u[:, 5])
+        ends = torch.where(u[:, 4] < early, 0.0, later)
         first = ((span - size) * ends).long()[:, None]
         block = (place >= first) & (place < first + size[:, None])
         single = draws.uniform((length,), "pattern/steps") < 0.7 * u[:, 3:4]
-        missing = torch.where((u[:, 6] < 0.5)[:, None], block, single)
+        missing = torch.where((u[:, 6] < self.blocks)[:, None], block, single)
         given = torch.where(infill[:, None], ~missing, given)
         given = torch.where((gaps & ~infill)[:, None], given & ~missing, given)
         return (given & ~free[:, None])[..., None] & real

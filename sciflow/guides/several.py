@@ -22,6 +22,7 @@ def _superposition(model: Model, settings: dict[str, Any], denoiser: Denoiser) -
     """The model of the run under the guides before this one, and the other under its own."""
     from sciflow.denoisers import NetworkDenoiser
     from sciflow.guidance import ClassifierFree, Superposition
+    from sciflow.guidance.several.path_density import has_density
     from sciflow.guides import find_guide, parse_guide
     from sciflow.paths import coupled_fields
 
@@ -36,6 +37,13 @@ def _superposition(model: Model, settings: dict[str, Any], denoiser: Denoiser) -
             f"guide superposition: {rule!r} follows densities along the reverse process, and of "
             f"{coupled[0]!r} only the flow is known (its noise was coupled with the data in "
             "training); rule=average takes any model"
+        )
+    flows = [name for name, path in denoiser.paths.items() if not has_density(path)]
+    if rule != "average" and flows:
+        raise InputError(
+            f"guide superposition: {rule!r} weighs models by densities, and a flow along geodesics "
+            f"tells none of {flows[0]!r}; rule=average takes any model, {rule!r} one whose "
+            f"{flows[0]} are trained as a diffusion"
         )
     if rule != "average" and sampler.ancestral_eta != 1:
         raise InputError(

@@ -24,11 +24,12 @@ def make_series(name: str, n: int, scale: float = 1.0, seed: int = 0, channels: 
 
 
 def small_forecaster(channels: int = 1, context: int = 96, horizon: int = 24,
-                     series: list[Series] | None = None, **config: Any) -> Forecaster:  # fmt: skip
+                     series: list[Series] | None = None, known_future: bool = True,
+                     **config: Any) -> Forecaster:  # fmt: skip
     """Random weights everywhere, so that nothing is promised by an untrained zero."""
     domain = TimeSeries()
     series = series or [make_series("a", 400, channels=channels)]
-    task = ForecastTask("test", series, [], horizon, context, 24, known_future=True)
+    task = ForecastTask("test", series, [], horizon, context, 24, known_future=known_future)
     configuration, data, _ = domain.prepare(task, "patches", [])
     configuration["network"] |= {"dim": 16, "depth": 1, "heads": 2}
     configuration |= config

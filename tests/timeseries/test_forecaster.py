@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from domains.timeseries.forecaster import Forecaster
 from domains.timeseries.methods import METHODS
+from domains.timeseries.paths import PathDrawer
 from sciflow.errors import InputError
 from tests.timeseries.small_forecaster import make_series, small_forecaster
 
@@ -134,6 +136,37 @@ def test_covariates_reach_the_future() -> None:
     assert not np.allclose(base, moved, atol=1e-3)
     with pytest.raises(InputError, match="lacks the covariate 'wind'"):
         model.forecast([A], 24)
+
+
+def test_a_gap_that_covariates_tell_of_is_filled_before_the_future() -> None:
+    """Each path goes on from its own gap, as from a history; a silent station is drawn at once."""
+    rng = np.random.default_rng(0)
+    told = A.replace(covariates=rng.standard_normal((300, 1)), covariate_names=("ozone",))
+    model = small_forecaster(series=[told], known_future=False)
+    values = told.values.copy()
+    values[-30:] = np.nan
+    failed, silent = told.replace(values=values), told.hidden(slice(-30, None)).replace(name="b")
+    seen = []
+
+    class Recorded(PathDrawer):
+        def __call__(self, view, *arguments):  # type: ignore[no-untyped-def]
+            y = super().__call__(view, *arguments)
+            seen.append((view, y.clone()))
+            return y
+
+    drawer = Recorded.of(model.model, None, None, 0)
+    paths = model._continued([silent, failed], 24, 3, drawer, None)
+    (first, drawn), (second, beyond) = seen
+    assert len(first) == 6 and len(second) == 3
+    # The gap of each path as that path has filled it, and all of it given.
+    assert torch.equal(second.y[:, :96], drawn[3:, :96])
+    assert bool(second.given[:, :96].all()) and not bool(second.given[:, 96:].any())
+    np.testing.assert_array_equal(paths[0], drawn[:3, 96:].numpy())
+    np.testing.assert_array_equal(paths[1], beyond[:, 96:].numpy())
+    made = model.forecast([silent, failed], 24, samples=3)
+    assert [f.calls for f in made] == [8, 16]
+    alone = model.forecast([failed], 24, samples=3)[0].samples
+    np.testing.assert_allclose(made[1].samples, alone, atol=1e-5)
 
 
 def test_imputation_keeps_what_was_observed(forecaster: Forecaster) -> None:

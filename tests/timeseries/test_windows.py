@@ -92,11 +92,30 @@ def test_future_covariates_are_told_only_where_they_are_known() -> None:
         assert covariates is not None
         data = Windows(told, 72, 24, 24, None, covariates=covariates)
         features = data.collate(torch.tensor([0])).context.extras["features"][0, :, 0]
-        value, mark = features[:, -2], features[:, -1]
+        value, mark, relative = features[:, -3:].unbind(1)
         assert bool(mark[24:72].all()) and bool(mark[72:].all()) is known
-        assert bool((value[72:] != 0).any()) is known
+        for told_of in (value, relative):
+            assert bool((told_of[72:] != 0).any()) is known
         # Before the series began there is nothing to tell.
         assert not bool(mark[:24].any())
+
+
+def test_a_covariate_stands_in_for_what_was_not_seen_whatever_the_units() -> None:
+    """Where it is the series itself in other units, it is told as seen values are, everywhere."""
+    generator = torch.Generator().manual_seed(1)
+    y = 3 + 1e-3 * torch.randn(4, 96, 2, generator=generator, dtype=torch.float64).cumsum(1)
+    given = torch.rand(y.shape, generator=generator) < 0.4
+    given[0] = torch.arange(96)[:, None] < 40
+    for channel in (0, 1):
+        twin = 5e6 * y[..., channel : channel + 1]
+        batch = batch_of(View(y, given, torch.ones_like(given), twin), 24)
+        features = batch.context.extras["features"][:, :, channel]
+        seen = given[..., channel]
+        assert torch.allclose(features[..., -1][seen], features[..., 0][seen], atol=1e-4)
+        for row in range(4):
+            known = y[row, seen[row], channel]
+            z = (y[row, :, channel] - known.mean()) / known.std(correction=0)
+            assert torch.allclose(features[row, :, -1], z.asinh().float(), atol=1e-4)
 
 
 def test_a_silent_station_tells_nothing_beside_its_values() -> None:
@@ -113,7 +132,7 @@ def test_a_silent_station_tells_nothing_beside_its_values() -> None:
         patterns = Patterns(silent=silent)
         data = Windows(told, 72, 24, 24, patterns, covariates=covariates)
         batch = data.collate(rows)
-        mark = batch.context.extras["features"][:, :72, 0, -1].bool()
+        mark = batch.context.extras["features"][:, :72, 0, -2].bool()
         given = batch.context.given[FIELD][:, :72, 0]
         exists = batch.context.mask[:, :72, 0]
         gaps = (exists & ~given).any(1)
