@@ -35,8 +35,8 @@ _LEAST_VARIANCE = 0.01
 def feature_count(config: Mapping[str, Any]) -> int:
     """Numbers a step and channel that :func:`batch_of` tells the network of a configuration."""
     known = config["covariates"]
-    covariates = 0 if known is None else len(known["names"])
-    return 3 + len(config["lags"]) + 3 * covariates
+    covariates = 0 if known is None else len(known["names"]) * (2 if known["known_future"] else 3)
+    return 3 + len(config["lags"]) + covariates
 
 
 def features_of(y: Tensor, given: Tensor, frame: Frame, lags: Sequence[int] = ()) -> Tensor:
@@ -83,7 +83,7 @@ def batch_of(view: View, season: int, lags: Sequence[int] = ()) -> State:
     x = frame.encode(y).nan_to_num(nan=0.0).float()
     features = features_of(torch.where(given, y, torch.nan), given, frame, lags)
     if view.covariates is not None:
-        features = torch.cat((features, _told(view.covariates, seen)), -1)
+        features = torch.cat((features, _told(view.covariates, seen, view.known_future)), -1)
     extras = {"features": features, "anchor": frame.anchor, "scale": frame.scale}
     return State({FIELD: x}, Context(real, {}, {FIELD: given}, extras))
 
@@ -100,21 +100,25 @@ def unframed(view: View, lags: Sequence[int] = ()) -> State:
     x = torch.where(view.given, frame.encode(view.y), 0.0).float()
     features = torch.zeros(*view.y.shape, 3 + len(lags))
     if view.covariates is not None:
-        features = torch.cat((features, _told(view.covariates, view.given)), -1)
+        features = torch.cat((features, _told(view.covariates, view.given, view.known_future)), -1)
     extras = {"features": features, "anchor": frame.anchor, "scale": frame.scale}
     return State({FIELD: x}, Context(view.real, {}, {}, extras))
 
 
-def _told(covariates: Tensor, seen: Tensor) -> Tensor:
-    """Covariates as the network reads them, ``[B, L, C, 3K]``: c, whether it is known, and
-    asinh (c − m)/s with mean m and standard deviation s of c where the series is ``seen``.
+def _told(covariates: Tensor, seen: Tensor, known_future: bool) -> Tensor:
+    """Covariates as the network reads them, ``[B, L, C, 2K or 3K]``: c, whether it is known, and of
+    those that end with the history asinh (c − m)/s, with mean m and standard deviation s of c where
+    the series is ``seen``.
 
     The series is told relative to what was seen of it alone, so that only a covariate told in the
     same way can stand in for it where it was not. (In the frame's coordinates, x of the value in
-    its place, it fills gaps still better, but forecasts of PM2.5 on validation windows get worse.)
+    its place, it fills gaps still better, but forecasts of PM2.5 on validation windows get worse.
+    Of covariates known beforehand it gains nothing on those of prices and of the solar plant.)
     """
     known = torch.isfinite(covariates)[:, :, None].expand(*seen.shape, -1)
     c = covariates.nan_to_num(nan=0.0)[:, :, None].expand_as(known)
+    if known_future:
+        return torch.cat((c, known), -1).float()
     weight = (known & seen[..., None]).to(c.dtype)
     n = weight.sum(1, keepdim=True).clamp(min=1)
     mean = (weight * c).sum(1, keepdim=True) / n

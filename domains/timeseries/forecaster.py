@@ -246,7 +246,7 @@ class Forecaster:
             # Each block has numbers of its own.
             own = [k ^ stream_of(f"block {b}") if b else k for k in streams]
             wide = None if spread is None else _factors(past, spread)
-            view = View(y, given, real, told)
+            view = View(y, given, real, told, self._known_future)
             y = drawer(view, own, numbers, samples, wide)
             if b == 0 and len(early):
                 y = self._beyond_gaps(view, y, early, drawer, own, numbers, samples)
@@ -299,7 +299,8 @@ class Forecaster:
             real[:, self.context :] = True
             streams, numbers = [_stream(part)] * rows, torch.arange(rows)
             told = self._told([part], 0, rows)
-            drawn = drawer.refined(View(y, given, real, told), streams, numbers, how, samples)
+            view = View(y, given, real, told, self._known_future)
+            drawn = drawer.refined(view, streams, numbers, how, samples)
             joined.append(drawn[:, self.context : self.context + horizon].numpy())
         calls = how.calls(len(drawer.sampler.plan(self.model.denoiser)))
         return Forecast(s.name, s.channels, f.index, np.concatenate(joined, -1), calls, s)
@@ -313,6 +314,10 @@ class Forecaster:
                 f"series {s.name!r} has {len(s.channels)} channels, the model takes {self.channels}"
             )
         return [s.channel(c) for c in s.channels]
+
+    @property
+    def _known_future(self) -> bool:
+        return self.covariates is not None and self.covariates.known_future
 
     def _told(self, joint: Sequence[Series], shift: int, samples: int) -> Tensor | None:
         """Covariates of the windows that begin ``shift`` steps after the first ones."""
@@ -333,7 +338,8 @@ class Forecaster:
         parts = []
         for part in self._parts(s):
             told = None if self.covariates is None else self.covariates.of(part, len(part))
-            parts.append(imputed(part, samples, drawer, self.context + self.horizon, told))
+            parts.append(imputed(part, samples, drawer, self.context + self.horizon, told,
+                                 self._known_future))  # fmt: skip
         return np.concatenate(parts, -1)
 
 

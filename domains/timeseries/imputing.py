@@ -17,7 +17,12 @@ __all__ = ["imputed"]
 
 
 def imputed(
-    s: Series, samples: int, drawer: PathDrawer, length: int, told: np.ndarray | None = None
+    s: Series,
+    samples: int,
+    drawer: PathDrawer,
+    length: int,
+    told: np.ndarray | None = None,
+    known_future: bool = False,
 ) -> np.ndarray:
     """Paths ``[S, T, C]``, observed values as they are.
 
@@ -27,6 +32,7 @@ def imputed(
         drawer: draws a window.
         length: of a window.
         told: covariates as the network reads them, ``[T, K]``.
+        known_future: whether they are known beforehand.
     """
     y = torch.from_numpy(s.values)[None].repeat(samples, 1, 1)
     known, numbers, stride = torch.isfinite(y), torch.arange(samples), length // 2
@@ -39,7 +45,7 @@ def imputed(
         window = y[:, part].masked_fill(~known[:, part], torch.nan)
         drawn = drawer(
             View(window, known[:, part], torch.ones_like(known[:, part]),
-                 None if every is None else every[:, part]),
+                 None if every is None else every[:, part], known_future),
             [stream_of(f"{s.name} {s.stamp(part.start)}")] * samples, numbers, samples,
         )  # fmt: skip
         last = len(s) if end == len(s) else begin + stride + length // 4

@@ -18,19 +18,21 @@ class View:
         given: bool ``[B, L, C]``: the values that are conditions.
         real: bool ``[B, L, C]``: steps that exist: given, or to be drawn.
         covariates: standardised, ``[B, L, K]``, NaN where unknown.
+        known_future: whether those go on over the horizon; else they end with the history.
     """
 
     y: Tensor
     given: Tensor
     real: Tensor
     covariates: Tensor | None = None
+    known_future: bool = False
 
     def __len__(self) -> int:
         return len(self.y)
 
     def __getitem__(self, rows: slice | Tensor) -> View:
         covariates = None if self.covariates is None else self.covariates[rows]
-        return View(self.y[rows], self.given[rows], self.real[rows], covariates)
+        return View(self.y[rows], self.given[rows], self.real[rows], covariates, self.known_future)
 
     def holding(self, y: Tensor) -> View:
         """The same windows with other values."""

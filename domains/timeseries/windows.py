@@ -177,11 +177,11 @@ class Windows:
             given = real & (torch.arange(y.shape[1]) < self.context)[:, None]
         else:
             given = self.patterns(real, self.context, draws)
-        told = None
+        told, known_future = None, False
         if self.covariates is not None:
-            told = self.told[steps]
-            if not self.covariates.known_future:
+            told, known_future = self.told[steps], self.covariates.known_future
+            if not known_future:
                 told[:, self.context :] = torch.nan
                 if self.patterns is not None:
                     told.masked_fill_(~self.patterns.heard(given, draws), torch.nan)
-        return batch_of(View(y, given, real, told), self.season, self.lags)
+        return batch_of(View(y, given, real, told, known_future), self.season, self.lags)

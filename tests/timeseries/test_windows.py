@@ -92,10 +92,12 @@ def test_future_covariates_are_told_only_where_they_are_known() -> None:
         assert covariates is not None
         data = Windows(told, 72, 24, 24, None, covariates=covariates)
         features = data.collate(torch.tensor([0])).context.extras["features"][0, :, 0]
-        value, mark, relative = features[:, -3:].unbind(1)
+        value, mark = features[:, 3], features[:, 4]
         assert bool(mark[24:72].all()) and bool(mark[72:].all()) is known
-        for told_of in (value, relative):
-            assert bool((told_of[72:] != 0).any()) is known
+        assert bool((value[72:] != 0).any()) is known
+        # What ends with the history is also told relative to it.
+        assert features.shape[1] == (5 if known else 6)
+        assert not bool(features[72:, 5:].any())
         # Before the series began there is nothing to tell.
         assert not bool(mark[:24].any())
 
@@ -132,7 +134,7 @@ def test_a_silent_station_tells_nothing_beside_its_values() -> None:
         patterns = Patterns(silent=silent)
         data = Windows(told, 72, 24, 24, patterns, covariates=covariates)
         batch = data.collate(rows)
-        mark = batch.context.extras["features"][:, :72, 0, -2].bool()
+        mark = batch.context.extras["features"][:, :72, 0, 4].bool()
         given = batch.context.given[FIELD][:, :72, 0]
         exists = batch.context.mask[:, :72, 0]
         gaps = (exists & ~given).any(1)
