@@ -219,7 +219,10 @@ class _Problem:
         for f, path in self.fields.items():
             x = path.space.project(report.state[f], self.context)
             values += float(path.space.sum(torch.ones_like(x), self.context).sum())
-            parts.append((x.double() / path.data_std).flatten(1))
+            # Columns of padding alone would change the order of sums, and by rounding which steps
+            # of the search are taken.
+            real = path.space.expand(path.space.mask(self.context), x).expand_as(x)
+            parts.append((x.double() / path.data_std).flatten(1)[:, real.flatten(1).any(0)])
         self.values = max(values, 1.0)
         return torch.cat(parts, 1)
 
