@@ -39,6 +39,13 @@ _FRAMES = {
     "positions": {"schedule": _ROUND, "prediction": "edm"},
     "rotations": {"schedule": _LINE, "prediction": "tangent"},
 }
+_ALONG_THE_CHAIN = {
+    "fields": [*_ANGLES],
+    "network": {"dim": 128, "pair_dim": 0, "depth": 5, "heads": 4},
+    "self_conditioning": False,
+    "pieces": _PIECES,
+    "objective": {"structure": 0.0, "scaffolds": False},
+}
 _IN_SPACE = {
     "network": {"dim": 128, "pair_dim": 24, "depth": 4, "heads": 8},
     "self_conditioning": True,
@@ -46,28 +53,12 @@ _IN_SPACE = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "angles": {
-        "fields": ["torsions", "bends"],
-        "paths": _ANGLES,
-        "network": {"dim": 128, "pair_dim": 0, "depth": 5, "heads": 4},
-        "self_conditioning": False,
-        "pieces": _PIECES,
-        "objective": {"structure": 0.0, "scaffolds": False},
-    },
-    "angles-by-heat": {
-        "fields": ["torsions", "bends"],
-        "paths": _HEATED,
-        "network": {"dim": 128, "pair_dim": 0, "depth": 5, "heads": 4},
-        "self_conditioning": False,
-        "pieces": _PIECES,
-        "objective": {"structure": 0.0, "scaffolds": False},
-    },
+    "angles": {**_ALONG_THE_CHAIN, "paths": _ANGLES},
+    "angles-by-heat": {**_ALONG_THE_CHAIN, "paths": _HEATED},
     "angles-in-space": {
-        "fields": ["torsions", "bends"],
+        **_ALONG_THE_CHAIN,
         "paths": _ANGLES,
-        "network": {"dim": 128, "pair_dim": 0, "depth": 5, "heads": 4},
         "self_conditioning": True,
-        "pieces": _PIECES,
         "objective": {"structure": 0.5, "scaffolds": True},
     },
     "frames": {
@@ -86,7 +77,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Named starting points of a configuration; the domain adds scale and statistics.
 
-``angles`` is a plain transformer along the chain, which costs a third of the others a step;
+``angles`` is a plain transformer along the chain, which costs a third of the others a step, and
+``angles-by-heat`` the same with torsions that diffuse, so that superposition knows their density;
 ``angles-in-space`` sees the chain that its last estimate builds. ``codesign`` makes frames and the
 residues that they carry, or finds residues for frames that are given.
 """

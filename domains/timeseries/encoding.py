@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from domains.timeseries.frame import Frame, decoded, flat_frame_of, frame_of
+from domains.timeseries.frame import Frame, decoded, flat_frame_of, frame_of, moments
 from domains.timeseries.series import Series
 from domains.timeseries.view import View
 from sciflow.state import Context, State
@@ -107,7 +107,7 @@ def unframed(view: View, lags: Sequence[int] = ()) -> State:
 
 def _told(covariates: Tensor, seen: Tensor, known_future: bool) -> Tensor:
     """Covariates as the network reads them, ``[B, L, C, 2K or 3K]``: c, whether it is known, and of
-    those that end with the history asinh (c − m)/s, with mean m and standard deviation s of c where
+    those that end with the history asinh (c − m)/√(v + v₀), with mean m and variance v of c where
     the series is ``seen``.
 
     The series is told relative to what was seen of it alone, so that only a covariate told in the
@@ -119,10 +119,7 @@ def _told(covariates: Tensor, seen: Tensor, known_future: bool) -> Tensor:
     c = covariates.nan_to_num(nan=0.0)[:, :, None].expand_as(known)
     if known_future:
         return torch.cat((c, known), -1).float()
-    weight = (known & seen[..., None]).to(c.dtype)
-    n = weight.sum(1, keepdim=True).clamp(min=1)
-    mean = (weight * c).sum(1, keepdim=True) / n
-    variance = (weight * (c - mean).square()).sum(1, keepdim=True) / n
+    mean, variance = moments(c, known & seen[..., None])
     z = (c - mean) / (variance + _LEAST_VARIANCE).sqrt()
     return torch.cat((c, known, torch.where(known, z.asinh(), 0.0)), -1).float()
 

@@ -98,15 +98,15 @@ class Forecaster:
         spread = self.model.config.get("spread")
         if drawer.method != "conditional" or "prior_scale" in settings:
             spread = None
-        blocks = -(-horizon // self.horizon)
         calls = len(drawer.sampler.plan(self.model.denoiser))
         forecasts: list[Forecast] = []
         for group in _groups(series, max(drawer.rows // samples, 1)):
             paths = self._continued(group, horizon, samples, drawer, spread)
             forecasts += [
-                Forecast(s.name, s.channels, s.future(horizon), p, calls * (blocks + more), s)
+                Forecast(
+                    s.name, s.channels, s.future(horizon), p, calls * self._rounds(s, horizon), s
+                )
                 for s, p in zip(group, paths, strict=True)
-                for more in [any(map(self._told_beyond, self._parts(s)))]
             ]
             if progress is not None:
                 progress(len(forecasts), len(series))
@@ -280,7 +280,11 @@ class Forecaster:
         age = int(np.argmax(s.observed[::-1]))
         if self.covariates is None or age == 0:
             return False
-        return bool(np.isfinite(self.covariates.of(s, len(s))[-age:]).any())
+        return bool(np.isfinite(self.covariates.of(s.tail(age), age)).any())
+
+    def _rounds(self, s: Series, horizon: int) -> int:
+        """How often windows of a series are drawn for a forecast."""
+        return -(-horizon // self.horizon) + any(map(self._told_beyond, self._parts(s)))
 
     def _refined(self, f: Forecast, s: Series, samples: int, drawer: PathDrawer,
                  how: Refinement) -> Forecast:  # fmt: skip

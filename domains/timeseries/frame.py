@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Frame", "decoded", "flat_frame_of", "frame_of"]
+__all__ = ["Frame", "decoded", "flat_frame_of", "frame_of", "moments"]
 
 _SQUASH = 3.0
 _FEW = 2.0
@@ -78,7 +78,7 @@ def flat_frame_of(y: Tensor, given: Tensor) -> Frame:
         given: bool ``[B, L, C]``: whose mean and standard deviation those are.
     """
     known = given & torch.isfinite(y)
-    centre, spread = _moments(torch.where(known, y, torch.zeros_like(y)), known)
+    centre, spread = _units(torch.where(known, y, torch.zeros_like(y)), known)
     return Frame(centre, spread, centre.expand_as(y), spread.expand_as(y))
 
 
@@ -94,7 +94,7 @@ def frame_of(y: Tensor, given: Tensor, season: int) -> Frame:
     if y.numel() == 0:
         return Frame(*(torch.ones_like(y) for _ in range(4)))
     y = torch.where(known, y, torch.zeros_like(y))
-    centre, spread = _moments(y, known)
+    centre, spread = _units(y, known)
     z = torch.where(known, y - centre, torch.zeros_like(y))
 
     # Rows of a phase: [B, R, season, C], the season's r-th repetition.
@@ -119,12 +119,21 @@ def frame_of(y: Tensor, given: Tensor, season: int) -> Frame:
     return Frame(centre, spread, centre + spread * anchor, spread * scale)
 
 
-def _moments(y: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """m and the standard deviation of what is known, ``[B, 1, C]``; ``y`` is 0 elsewhere."""
+def moments(y: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance over the steps of what is known of finite ``y [B, L, ...]``.
+
+    Returns:
+        ``[B, 1, ...]`` each, 0 where nothing is known.
+    """
     n = known.sum(1, keepdim=True).clamp(min=1)
-    centre = y.sum(1, keepdim=True) / n
-    z = torch.where(known, y - centre, torch.zeros_like(y))
-    spread = ((z**2).sum(1, keepdim=True) / n).sqrt()
+    mean = torch.where(known, y, 0.0).sum(1, keepdim=True) / n
+    return mean, (torch.where(known, y - mean, 0.0) ** 2).sum(1, keepdim=True) / n
+
+
+def _units(y: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre and spread of what is known of finite ``y``, ``[B, 1, C]``."""
+    centre, variance = moments(y, known)
+    spread = variance.sqrt()
     # A constant series has no scale of its own: its size, or one.
     tiny = 1e-12 * centre.abs()
     return centre, torch.where(spread > tiny, spread, torch.where(centre != 0, centre.abs(), 1.0))
