@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from domains.proteins.chain import ALPHABET
 from domains.proteins.frames import Frames, axes, frames_from_trace
+from domains.proteins.geometry_inputs import NeighbourGeometry, PairGeometry, ResidueInputs
 from domains.proteins.letters import FIELD
 from domains.proteins.rebuild import bends_in_radians, rebuild
 from sciflow.denoisers import Network
@@ -55,6 +56,7 @@ class BackboneNetwork(Network):
         widening: of the two-layer maps.
         radial: Gaussians on the distance.
         self_conditioning: reserve inputs for a previous estimate.
+        reach: residues along the chain whose geometry each residue is told directly; 0 is none.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class BackboneNetwork(Network):
         widening: int = 2,
         radial: int = 16,
         self_conditioning: bool = True,
+        reach: int = 0,
     ):
         super().__init__()
         self.fields, self.scale = tuple(fields), scale
@@ -81,9 +84,11 @@ class BackboneNetwork(Network):
         width = pair_dim or depth * heads
         self.steps = nn.Embedding(2 * _FARTHEST_STEP + 1, width)
         self.pair_in = PairGeometry(width, dim, radial) if spatial else None
+        self.near_in = NeighbourGeometry(dim, reach) if spatial and reach else None
         if self_conditioning:
             self.residue_back = ResidueInputs(self.fields, dim)
             self.pair_back = PairGeometry(width, dim, radial)
+            self.near_back = NeighbourGeometry(dim, reach) if reach else None
         if pair_dim:
             self.pair_mlp = nn.Sequential(
                 nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)
@@ -111,15 +116,20 @@ class BackboneNetwork(Network):
         c = self.sample({f: _latest(x, mask) for f, x in levels.items()}, context)
         h = c + self.level([levels[f] for f in self.fields]) + self.residue_in(inputs)
         h = h.expand(-1, mask.shape[1], -1)
-        e = self._along(context)
+        index = self._index(context)
+        e = self._along(index)
         frames = self._frames(inputs, mask)
         if self.pair_in is not None and frames is not None:
             h = h + self.pair_in.residues(frames, mask)
             e = e + self.pair_in(frames)
+            if self.near_in is not None:
+                h = h + self.near_in(frames, mask, index)
         if previous is not None and self.self_conditioning:
             back = self._frames(previous, mask) or self._rebuilt(previous)
             h = h + self.residue_back(previous) + self.pair_back.residues(back, mask)
             e = e + self.pair_back(back)
+            if self.near_back is not None:
+                h = h + self.near_back(back, mask, index)
         bias = e
         if self.pair_dim:
             e = self.pair_mlp(e)
@@ -143,12 +153,17 @@ class BackboneNetwork(Network):
             outputs["positions"] = moved + self.pull(h, e, place, mask)
         return outputs
 
-    def _along(self, context: Context) -> Tensor:
-        """Pair features of how far apart residues are along the chain, ``[1 or B, N, N, dim]``."""
+    @staticmethod
+    def _index(context: Context) -> Tensor:
+        """Places of residues along the chain, ``[1 or B, N]``."""
         index = context.extras.get("index")
         if index is None:
             # Real residues come first, so that one table serves all samples.
-            index = torch.arange(context.mask.shape[1], device=context.mask.device)[None]
+            return torch.arange(context.mask.shape[1], device=context.mask.device)[None]
+        return index
+
+    def _along(self, index: Tensor) -> Tensor:
+        """Pair features of how far apart residues are along the chain, ``[1 or B, N, N, dim]``."""
         step = (index[:, None] - index[:, :, None]).clamp(-_FARTHEST_STEP, _FARTHEST_STEP)
         return self.steps(step.long() + _FARTHEST_STEP)
 
@@ -193,71 +208,6 @@ class OwnLevel(nn.Module):
         parts = [self.waves(x if x.ndim > 1 else x[:, None]) for x in levels]
         out: Tensor = self.linear(torch.cat([p.expand(-1, width, -1) for p in parts], -1))
         return out
-
-
-class ResidueInputs(nn.Module):
-    """What a residue knows of itself: torsions and bends, or its kind; its place says nothing."""
-
-    def __init__(self, fields: Sequence[str], dim: int):
-        super().__init__()
-        sizes = {"torsions": 12, "bends": 3}
-        self.maps = nn.ModuleDict({f: nn.Linear(k, dim) for f, k in sizes.items() if f in fields})
-        self.kind = nn.Embedding(len(ALPHABET) + 1, dim) if FIELD in fields else None
-
-    def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
-        """Features ``[B, N, dim]``, or 0 where there is nothing to know."""
-        total: Tensor | None = None
-        if self.kind is not None:
-            x = fields[FIELD]
-            # An estimate is probabilities, of what may be masked a symbol.
-            total = self.kind(x) if not x.is_floating_point() else x @ self.kind.weight[:-1]
-        for name, linear in self.maps.items():
-            x = fields[name]
-            if name == "torsions":
-                x = torch.cat((x.sin(), x.cos(), (2 * x).sin(), (2 * x).cos()), -1)
-            h = linear(x)
-            total = h if total is None else total + h
-        if total is None:
-            return next(iter(fields.values())).new_zeros(())
-        return total
-
-
-class PairGeometry(nn.Module):
-    """What residue i sees of residue j in its own frame, ``[B, N, N, dim]``."""
-
-    centres: Tensor
-
-    def __init__(self, dim: int, residue_dim: int, radial: int, nearest: float = 2.0,
-                 farthest: float = 30.0):  # fmt: skip
-        super().__init__()
-        self.centre = nn.Linear(4, residue_dim)
-        # Equal steps of log d: fine where residues touch.
-        self.register_buffer(
-            "centres", torch.linspace(math.log(nearest), math.log(farthest), radial),
-            persistent=False,
-        )  # fmt: skip
-        self.width = math.log(farthest / nearest) / (radial - 1)
-        self.linear = nn.Linear(radial + 3 + 9, dim)
-
-    def forward(self, frames: Frames) -> Tensor:
-        """Of frames in ångström, (``[B, N, 3, 3]``, ``[B, N, 3]``)."""
-        rotation, place = frames
-        apart = place[:, None] - place[:, :, None]
-        d = length(apart)
-        local = torch.einsum("bika,bijk->bija", rotation, apart / (d[..., None] + 1.0))
-        turn = torch.einsum("bika,bjkc->bijac", rotation, rotation)
-        g = torch.exp(-(((d.log()[..., None] - self.centres) / self.width) ** 2))
-        return self.linear(torch.cat((g, local, turn.flatten(-2)), -1))
-
-    def residues(self, frames: Frames, mask: Tensor) -> Tensor:
-        """Where the centre of the chain lies, as its residues see it, ``[B, N, residue_dim]``."""
-        rotation, place = frames
-        real = mask[..., None].to(place)
-        centre = (place * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
-        v = (rotation.mT @ (centre - place)[..., None])[..., 0] / 10.0
-        # Bounded: an early estimate may be as long as its chain.
-        far = length(v)[..., None]
-        return self.centre(torch.cat((v / (1 + far), far.log1p()), -1))
 
 
 class Block(nn.Module):

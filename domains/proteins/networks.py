@@ -30,11 +30,15 @@ _PIECES = {"lengths": [40, 128], "crops": 2.0, "rg_ratio": 1.25, "coil": 0.6}
 # and noisy residues on one scale.
 _ROUND = {"kind": "cosine"}
 
+# σ = 4^t − 1: heat then hides about as much of an angle at every time as the flow does
+# (exp(−σ²/2) beside sin(πt)/(πt)), while s/a of a line spends half its times where nothing is left.
+_HEAT = {"kind": "ve", "sigma_min": 0.75, "sigma_max": 3.0}
+
 _ANGLES = {
     "torsions": {"schedule": _LINE, "prediction": "tangent"},
     "bends": {"schedule": _LINE, "prediction": "edm"},
 }
-_HEATED = {**_ANGLES, "torsions": {**_ANGLES["torsions"], "kind": "diffusion"}}
+_HEATED = {**_ANGLES, "torsions": {**_ANGLES["torsions"], "schedule": _HEAT, "kind": "diffusion"}}
 _FRAMES = {
     "positions": {"schedule": _ROUND, "prediction": "edm"},
     "rotations": {"schedule": _LINE, "prediction": "tangent"},
@@ -47,7 +51,7 @@ _ALONG_THE_CHAIN = {
     "objective": {"structure": 0.0, "scaffolds": False},
 }
 _IN_SPACE = {
-    "network": {"dim": 128, "pair_dim": 24, "depth": 4, "heads": 8},
+    "network": {"dim": 128, "pair_dim": 24, "depth": 4, "heads": 8, "reach": 4},
     "self_conditioning": True,
     "pieces": _PIECES,
 }

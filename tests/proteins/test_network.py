@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from domains.proteins.adapter import Proteins
+from domains.proteins.geometry_inputs import NeighbourGeometry
 from domains.proteins.networks import PRESETS, build_denoiser, build_objective
 from sciflow.denoisers import NetworkDenoiser, Prediction
 from sciflow.random import Draws
@@ -20,11 +21,12 @@ SMALL = {"dim": 32, "pair_dim": 8, "depth": 2, "heads": 2}
 
 
 def config(preset: str) -> dict[str, Any]:
+    own = PRESETS[preset]["network"]
     return {
         **PRESETS[preset],
         "encoding": {"fields": PRESETS[preset]["fields"], "scale": 7.7},
         "conditions": {"helix": [0.4, 0.2]},
-        "network": {**SMALL, "pair_dim": PRESETS[preset]["network"]["pair_dim"] and 8},
+        "network": {**SMALL, "pair_dim": own["pair_dim"] and 8, "reach": own.get("reach", 0)},
     }
 
 
@@ -143,6 +145,27 @@ def test_residues_are_told_their_place(preset: str) -> None:
     name = next(iter(model.paths))
     torch.testing.assert_close(same[name], plain[name])
     assert float((broken[name] - plain[name]).abs().max()) > 1e-3
+
+
+def test_neighbours_are_those_within_reach_on_one_chain() -> None:
+    """A residue answers to frames at most ``reach`` away, not across a break, not to padding."""
+    torch.manual_seed(0)
+    see = randomise(NeighbourGeometry(8, 2)).double()
+    n = 12
+    place = Draws(0, [0]).normal((n, 3), "x", dtype=torch.float64) * 4
+    frame = torch.stack([rotation(k) for k in range(n)])[None]
+    mask, index = torch.arange(n)[None] < 10, torch.arange(n)[None]
+    index = index + 20 * (index >= 7)
+    before = see((frame, place), mask, index)
+    answering = []
+    for k in range(n):
+        elsewhere = place.clone()
+        elsewhere[:, k] += 1.0
+        moved = (see((frame, elsewhere), mask, index) - before).abs().amax(-1)[0] > 1e-9
+        answering.append(set(moved[:10].nonzero()[:, 0].tolist()))
+    first, second = range(7), range(7, 10)
+    expected = [{i for i in (first if k < 7 else second) if abs(i - k) <= 2} for k in range(10)]
+    assert answering == [*expected, set(), set()]
 
 
 @pytest.mark.parametrize("preset", ["angles-in-space", "frames"])
