@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from sciflow.cli.common import FILE, names, require_folder, require_properties
 from sciflow.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["train"]
 
@@ -18,7 +22,8 @@ __all__ = ["train"]
               help="A data set (see: sciflow list) or a file of the field.")  # fmt: skip
 @click.option("--preset", help="Network preset; default the domain's first.")
 @click.option("--start-from", "origin", metavar="MODEL",
-              help="Fine-tune a trained model: its weights and properties.")  # fmt: skip
+              help="Fine-tune a trained model: its weights and properties; with --preset, by other "
+                   "paths, where the network is the same.")  # fmt: skip
 @click.option("--predict-for", metavar="MODEL",
               help="Train what can guide a model: a predictor of its properties.")  # fmt: skip
 @click.option("--target-properties", callback=names, metavar="NAMES",
@@ -76,16 +81,26 @@ def train(domain: str, source: str, preset: str | None, origin: str | None,
     from sciflow.training.fit import fit
 
     dataset = adapter.dataset(source)
-    if origin is not None and (target_properties or preset):
-        raise InputError("--start-from keeps the model's own network and properties; give neither "
-                         "--preset nor --target-properties with it")  # fmt: skip
+    if origin is not None and target_properties:
+        raise InputError("--start-from keeps the model's own properties; give no "
+                         "--target-properties with it")  # fmt: skip
     if predict_for is not None and (target_properties or preset or origin):
         raise InputError("--predict-for takes the properties and encoding of that model; give none "
                          "of --preset, --target-properties and --start-from with it")  # fmt: skip
-    preset = preset or adapter.presets()[0]
     known = origin if predict_for is None else predict_for
     begin = None if known is None else load(known)
     like = None if begin is None else begin.config
+    network = preset or adapter.presets()[0]
+    if origin is not None and begin is not None:
+        network = f"that of {origin}, started from its weights"
+        if preset is not None:
+            # The data need not tell the properties.
+            like = {**adapter.prepare(dataset, preset, [])[0],
+                    "conditions": begin.config["conditions"]}  # fmt: skip
+            _require_same_network(adapter.denoiser(like), begin.denoiser, preset, origin)
+            like["encoding"] = begin.config["encoding"]
+            network = f"{preset}, started from the weights of {origin}"
+    preset = preset or adapter.presets()[0]
     config, data, validation = adapter.prepare(dataset, preset, conditions, like)
     steps = steps or default_steps(own["steps"], len(data), batch_size)
     torch.manual_seed(seed)
@@ -93,10 +108,9 @@ def train(domain: str, source: str, preset: str | None, origin: str | None,
     corruption = adapter.objective(config)
     objective: DenoisingObjective | PropertyObjective = corruption
     if predict_for is None:
-        trainee, network = adapter.denoiser(config), preset
+        trainee = adapter.denoiser(config)
         if begin is not None:
             trainee.load_state_dict(begin.denoiser.state_dict())
-            network = f"that of {origin}, started from its weights"
     else:
         config = adapter.predictor_config(config)
         trainee, objective = adapter.predictor(config), PropertyObjective(corruption)
@@ -137,6 +151,20 @@ def default_steps(own: int | tuple[int, int], samples: int, batch_size: int) -> 
         return own
     least, most = own
     return min(max(-(-samples // batch_size), least), most)
+
+
+def _require_same_network(
+    network: torch.nn.Module, like: torch.nn.Module, preset: str, origin: str
+) -> None:
+    shapes, known = ({name: tuple(x.shape) for name, x in module.state_dict().items()}
+                     for module in (network, like))  # fmt: skip
+    for name in {**known, **shapes}:
+        if shapes.get(name) != known.get(name):
+            raise InputError(
+                f"the network of preset {preset} is not that of {origin}: {name} is "
+                f"{shapes.get(name, 'missing')} here and {known.get(name, 'missing')} there; name "
+                "a preset of the same network, or leave --preset out"
+            )
 
 
 def _devices(text: str) -> int | str:

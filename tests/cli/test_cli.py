@@ -261,7 +261,10 @@ def test_training_goes_on_from_a_model(tmp_path: Path, tiny_model_folder: Path, 
     assert max(float((old[k] - new[k]).abs().max()) for k in old) < 1e-6
     both = run("train", "molecules", "--data", sdf, "--start-from", tiny_model_folder,
                "--preset", "small", "--out", tmp_path / "u")  # fmt: skip
-    assert both.exit_code == 2 and "keeps the model's own network" in both.stderr
+    assert both.exit_code == 2 and "preset small is not that of" in both.stderr
+    asked = run("train", "molecules", "--data", sdf, "--start-from", tiny_model_folder,
+                "--target-properties", "gap", "--out", tmp_path / "u")  # fmt: skip
+    assert asked.exit_code == 2 and "keeps the model's own properties" in asked.stderr
 
 
 ERRORS: list[tuple[str, str]] = [

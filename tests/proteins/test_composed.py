@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
 
 from domains.proteins.adapter import Proteins
 from domains.proteins.datasets import LOADERS, backbones, split
 from domains.proteins.encoding import Encoding
 from domains.proteins.evaluators.secondary_structure import secondary_structure
+from domains.proteins.ideal import helix_bundle
 from domains.proteins.networks import PRESETS
+from domains.proteins.pdb import write_pdb
+from sciflow.checkpoints import load_checkpoint
+from sciflow.cli import cli
 from sciflow.data import shared_data
 from sciflow.errors import InputError
 from sciflow.model import Model
@@ -104,3 +110,27 @@ def test_flows_tell_nothing_to_weigh_models_by(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="geodesics tells none of 'torsions'"):
             both.sample(1, asked)
     assert one.guided("superposition", model=str(other.name), rule="average").sample(1, asked).kept
+
+
+def test_training_goes_on_by_other_paths(tmp_path: Path) -> None:
+    """A preset of the same network takes a model's weights, its scale and its properties."""
+
+    def run(*arguments: Any) -> Result:
+        return CliRunner().invoke(cli, [str(a) for a in arguments])
+
+    write_pdb(tmp_path / "bundles.pdb", [helix_bundle(k) for k in range(12)])
+    common = ["train", "proteins", "--data", tmp_path / "bundles.pdb", "--steps", 1,
+              "--lr", 1e-12, "--batch-size", 2, "--accelerator", "cpu", "--threads", 1]  # fmt: skip
+    first = run(*common, "--preset", "angles", "--target-properties", "helix",
+                "--out", tmp_path / "a")  # fmt: skip
+    assert first.exit_code == 0, first.output
+    origin = tmp_path / "a" / "model"
+    second = run(*common, "--preset", "angles-by-heat", "--start-from", origin,
+                 "--out", tmp_path / "b")  # fmt: skip
+    assert second.exit_code == 0, second.output
+    before, after = (load_checkpoint(f) for f in (origin, tmp_path / "b" / "model"))
+    for key in ("encoding", "conditions", "network"):
+        assert after.config[key] == before.config[key]
+    assert after.config["paths"]["torsions"]["kind"] == "diffusion"
+    old, new = before.part("network"), after.part("network")
+    assert max(float((old[k] - new[k]).abs().max()) for k in old) < 1e-6
