@@ -195,8 +195,8 @@ class Model:
     def guided(self, guide: str | Callable[[Denoiser], Denoiser], **settings: Any) -> Model:
         """The same model with its denoiser guided; it samples, and can be guided again, like any.
 
-        A name that guides the model already is replaced. ``none`` takes all guides away, those too
-        that a model brings along (``config["guides"]``).
+        A name that guides the model already is replaced, in its place: guides act in their order.
+        ``none`` takes all guides away, those too that a model brings along (``config["guides"]``).
 
         Args:
             guide: a name (see :mod:`sciflow.guides`), or a function that wraps a denoiser.
@@ -206,7 +206,7 @@ class Model:
             InputError: an unknown guide or setting; the message lists what there is.
         """
         wrap: Callable[[Model, Denoiser], Denoiser]
-        weight, former = self._weight, list(zip(self.guides, self._wraps, strict=True))
+        weight, guides = self._weight, list(zip(self.guides, self._wraps, strict=True))
         if guide == "none":
             return self._with([], self._weight)
         if callable(guide):
@@ -218,8 +218,9 @@ class Model:
             wrap = lambda run, denoiser: found.wrap(run, chosen, denoiser)  # noqa: E731
             label = f"{guide}:" + ",".join(f"{k}={v}" for k, v in chosen.items() if v != "")
             weight = 0.0 if found.instead else weight
-            former = [(k, w) for k, w in former if _guide_name(k) != guide]
-        return self._with([*former, (label, wrap)], weight)
+        names = [_guide_name(k) for k, _ in guides]
+        at = names.index(guide) if guide in names else len(names)
+        return self._with([*guides[:at], (label, wrap), *guides[at + 1 :]], weight)
 
     def _with(
         self,

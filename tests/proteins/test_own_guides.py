@@ -44,3 +44,15 @@ def test_a_loaded_model_brings_its_guides(tmp_path: Path) -> None:
     for a, b in zip(free.records, plain.sample(2, **settings).records, strict=True):
         assert (a.backbone == b.backbone).all()
     assert loaded.sample(2, **settings).settings["guides"] == loaded.guides
+
+
+def test_a_guide_is_replaced_in_its_place(tmp_path: Path) -> None:
+    """Settings of one guide change nothing but that guide: not the order in which all act."""
+    config = {"guides": ["shape:clash=0", "contract:weight=0.4", "unclash:iterations=2"]}
+    plain = model()
+    several = Model(plain.domain, plain.denoiser, {**plain.config, **config}, plain.reference)
+    loaded = Model.from_folder(several.save(tmp_path / "a"))
+    same = loaded.guided("shape", clash=0)
+    assert same.guides == loaded.guides
+    for a, b in zip(same.sample(2).records, loaded.sample(2).records, strict=True):
+        assert (a.backbone == b.backbone).all()
