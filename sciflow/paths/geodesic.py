@@ -24,7 +24,8 @@ elsewhere. No information is lost: log_{x_t}(D) is c F again. For a flow, x_0 is
 x_t than κπ, so that log_{x_t} x_0 lies in the ball of radius κπ, and so does its mean, as balls are
 convex: inside the injectivity radius, where exp has the inverse log. For heat, |σ² ∇ log p| is at
 most the distance to x_0: winding round the other way only pulls back. A network's vector that
-leaves the ball is read as the point to which it leads. On a torus all this holds angle by angle.
+leaves the ball is read as the point to which it leads, from where a loss drives it on, farther: a
+network should keep |c F| below π. On a torus all this holds angle by angle.
 """
 
 from __future__ import annotations
