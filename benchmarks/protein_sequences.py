@@ -1,7 +1,8 @@
 """Protein sequences: perplexity beside n-grams, samples beside natural ones, guided contents.
 
     python -m benchmarks.protein_sequences [--quick] [--model NAME] [--only SECTION] [--held-out N]
-                                           [--n 100] [--guide TEXT] [--out FILE]
+                                           [--n 100] [--guide TEXT] [--seed N]
+                                           [--out FILE]
 
 * ``perplexity``: the bound on the perplexity a residue over held-out UniRef sequences, its standard
   error from the masks drawn, and n-grams counted on the training part of the same split;
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import sciflow
 from domains.proteins.chain import ALPHABET, Chain
@@ -77,19 +79,19 @@ def of_samples(model: Model, n: int) -> dict[str, Any]:
     return {**result, "cpu_seconds": seconds}
 
 
-def of_guidance(model: Model, n: int, guide: str) -> dict[str, Any]:
+def of_guidance(model: Model, n: int, guide: str, seed: int) -> dict[str, Any]:
     """Contents by the judge, unguided and where each is asked for."""
     gor, right = judge()
     print(f"  judge: right for {right:.1%} of residues of chains that it did not count")
-    plain = model.guided("none").sample(n, seed=12).kept
+    plain = model.guided("none").sample(n, seed=seed).kept
     base = contents(gor, plain)
     result: dict[str, Any] = {"judge": right, "unguided": base}
-    print(f"  {'unguided':<22} helix {base['helix']:.3f}  strand {base['strand']:.3f}")
+    print(f"  {'unguided':<22} helix {base['helix']:.3f}  strand {base['strand']:.3f}", flush=True)
     name, _, settings = guide.partition(":")
     given = dict(part.split("=") for part in settings.split(",") if part)
     for target, value in _TARGETS.items():
         guided = model.guided("none").guided(name, **given)
-        chains = guided.sample(n, {target: value}, seed=12, guidance=0.0).kept
+        chains = guided.sample(n, {target: value}, seed=seed, guidance=0.0).kept
         found = contents(gor, chains)
         metrics = design_metrics(chains)
         moved = 100 * (found[target] - base[target])
@@ -98,7 +100,8 @@ def of_guidance(model: Model, n: int, guide: str) -> dict[str, Any]:
             f"  {f'{target}={value}':<22} helix {found['helix']:.3f}  strand "
             f"{found['strand']:.3f}  moved by {moved:+.1f} points; low complexity "
             f"{metrics['low_complexity']:.3f}, trigram perplexity "
-            f"{metrics['trigram_perplexity']:.1f}"
+            f"{metrics['trigram_perplexity']:.1f}",
+            flush=True,
         )
     return result
 
@@ -137,9 +140,11 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, help="sequences of the perplexity; default all")
     parser.add_argument("--strata", type=int, default=8, help="masks drawn a sequence")
     parser.add_argument("--n", type=int, default=100, help="samples a row")
-    parser.add_argument("--guide", default="classifier:tokens=2", help="of the guided rows")
+    parser.add_argument("--guide", default="classifier:tokens=10", help="of the guided rows")
     parser.add_argument("--out", type=Path, help="also write the JSON there")
+    parser.add_argument("--seed", type=int, default=12, help="of the guided rows")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     n = 8 if arguments.quick else arguments.n
     held_out = arguments.held_out or (50 if arguments.quick else 10**9)
     model = sciflow.load(arguments.model)
@@ -147,11 +152,11 @@ def main() -> None:
     sections: Mapping[str, Any] = {
         "perplexity": lambda: of_perplexity(model, held_out, arguments.strata),
         "samples": lambda: of_samples(model, n),
-        "guidance": lambda: of_guidance(model, n, arguments.guide),
+        "guidance": lambda: of_guidance(model, n, arguments.guide, arguments.seed),
     }
     for name, section in sections.items():
         if arguments.only in (None, name):
-            print(name)
+            print(name, flush=True)
             result[name] = section()
     if arguments.out is not None:
         write_json(arguments.out, result)
