@@ -1,8 +1,7 @@
 """Protein sequences: perplexity beside n-grams, samples beside natural ones, guided contents.
 
     python -m benchmarks.protein_sequences [--quick] [--model NAME] [--only SECTION] [--held-out N]
-                                           [--n 100] [--guide TEXT] [--seed N]
-                                           [--out FILE]
+                                           [--n 100] [--guide TEXT] [--seed N] [--out FILE]
 
 * ``perplexity``: the bound on the perplexity a residue over held-out UniRef sequences, its standard
   error from the masks drawn, and n-grams counted on the training part of the same split;
@@ -37,6 +36,7 @@ from domains.proteins.perplexity import baselines, perplexity
 from domains.proteins.residue_data import held_out_sequences, sequence_chain, uniref
 from domains.proteins.table import DSSP_CODES, split
 from sciflow.files import write_json
+from sciflow.guides import parse_guide
 from sciflow.model import Model
 
 _TARGETS = {"helix": 0.8, "strand": 0.7}
@@ -87,8 +87,7 @@ def of_guidance(model: Model, n: int, guide: str, seed: int) -> dict[str, Any]:
     base = contents(gor, plain)
     result: dict[str, Any] = {"judge": right, "unguided": base}
     print(f"  {'unguided':<22} helix {base['helix']:.3f}  strand {base['strand']:.3f}", flush=True)
-    name, _, settings = guide.partition(":")
-    given = dict(part.split("=") for part in settings.split(",") if part)
+    name, given = parse_guide(guide)
     for target, value in _TARGETS.items():
         guided = model.guided("none").guided(name, **given)
         chains = guided.sample(n, {target: value}, seed=seed, guidance=0.0).kept

@@ -149,10 +149,10 @@ class BackboneNetwork(Network):
             # x_0 is never farther than half a turn, in a flow than that times the share of noise;
             # what leaves that ball comes round from the other side, and its gradient drives it on.
             y = outputs["torsions"]
-            most = y.new_tensor(math.pi)
+            most: Tensor | float = math.pi
             if self.heat:
                 sigma = levels["torsions"].exp()
-                most = most / sigma.reshape(len(sigma), -1, 1)
+                most = math.pi / sigma.reshape(len(sigma), -1, 1)
             outputs["torsions"] = y / (1 + (y / most) ** 2).sqrt()
         if frames is not None and self.pull is not None:
             rotation, place = frames

@@ -114,15 +114,13 @@ def build_denoiser(config: Mapping[str, Any]) -> NetworkDenoiser:
     if is_sequence_model(config):
         return sequence_denoiser(config)
     encoding = Encoding.from_config(config["encoding"])
-    paths = build_paths(config)
-    torsions = paths.get("torsions")
     network = BackboneNetwork(
         encoding.fields, config["conditions"], encoding.scale,
         self_conditioning=config["self_conditioning"],
-        heat=isinstance(torsions, GeodesicPath) and torsions.kind == "diffusion",
+        heat=config["paths"].get("torsions", {}).get("kind") == "diffusion",
         **config["network"],
     )  # fmt: skip
-    return NetworkDenoiser(network, paths, config["self_conditioning"])
+    return NetworkDenoiser(network, build_paths(config), config["self_conditioning"])
 
 
 def build_objective(config: Mapping[str, Any]) -> DenoisingObjective:

@@ -90,16 +90,16 @@ def train(domain: str, source: str, preset: str | None, origin: str | None,
     known = origin if predict_for is None else predict_for
     begin = None if known is None else load(known)
     like = None if begin is None else begin.config
-    network = preset or adapter.presets()[0]
-    if origin is not None and begin is not None:
-        network = f"that of {origin}, started from its weights"
-        if preset is not None:
-            # The data need not tell the properties.
-            like = {**adapter.prepare(dataset, preset, [])[0],
-                    "conditions": begin.config["conditions"]}  # fmt: skip
-            _require_same_network(adapter.denoiser(like), begin.denoiser, preset, origin)
-            like["encoding"] = begin.config["encoding"]
-            network = f"{preset}, started from the weights of {origin}"
+    network = f"that of {origin}, started from its weights"
+    if begin is None:
+        network = preset = preset or adapter.presets()[0]
+    elif preset is not None:
+        # The data need not tell the properties.
+        like = {**adapter.prepare(dataset, preset, [])[0],
+                "conditions": begin.config["conditions"]}  # fmt: skip
+        _require_same_network(adapter.denoiser(like), begin.denoiser, preset, str(origin))
+        like["encoding"] = begin.config["encoding"]
+        network = f"{preset}, started from the weights of {origin}"
     preset = preset or adapter.presets()[0]
     config, data, validation = adapter.prepare(dataset, preset, conditions, like)
     steps = steps or default_steps(own["steps"], len(data), batch_size)
