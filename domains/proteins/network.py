@@ -57,7 +57,6 @@ class BackboneNetwork(Network):
         radial: Gaussians on the distance.
         self_conditioning: reserve inputs for a previous estimate.
         reach: residues along the chain whose geometry each residue is told directly; 0 is none.
-        heat: torsions diffuse by heat, and are no flow.
     """
 
     def __init__(
@@ -73,10 +72,8 @@ class BackboneNetwork(Network):
         radial: int = 16,
         self_conditioning: bool = True,
         reach: int = 0,
-        heat: bool = False,
     ):
         super().__init__()
-        self.heat = heat
         self.fields, self.scale = tuple(fields), scale
         self.depth, self.heads, self.self_conditioning = depth, heads, self_conditioning
         self.sample = SampleEmbedding(self.fields, conditions, dim)
@@ -145,15 +142,6 @@ class BackboneNetwork(Network):
             h = block(h, c, e, block_bias, floor)
         h = self.norm(h)
         outputs = {f: linear(h) for f, linear in self.out.items()}
-        if "torsions" in outputs:
-            # x_0 is never farther than half a turn, in a flow than that times the share of noise;
-            # what leaves that ball comes round from the other side, and its gradient drives it on.
-            y = outputs["torsions"]
-            most: Tensor | float = math.pi
-            if self.heat:
-                sigma = levels["torsions"].exp()
-                most = math.pi / sigma.reshape(len(sigma), -1, 1)
-            outputs["torsions"] = y / (1 + (y / most) ** 2).sqrt()
         if frames is not None and self.pull is not None:
             rotation, place = frames
             moved = (rotation * outputs["positions"][..., None, :]).sum(-1)

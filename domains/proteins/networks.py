@@ -35,7 +35,7 @@ _ROUND = {"kind": "cosine"}
 _HEAT = {"kind": "ve", "sigma_min": 0.75, "sigma_max": 3.0}
 
 _ANGLES = {
-    "torsions": {"schedule": _LINE, "prediction": "tangent"},
+    "torsions": {"schedule": _LINE, "prediction": "bounded"},
     "bends": {"schedule": _LINE, "prediction": "edm"},
 }
 _HEATED = {**_ANGLES, "torsions": {**_ANGLES["torsions"], "schedule": _HEAT, "kind": "diffusion"}}
@@ -117,7 +117,6 @@ def build_denoiser(config: Mapping[str, Any]) -> NetworkDenoiser:
     network = BackboneNetwork(
         encoding.fields, config["conditions"], encoding.scale,
         self_conditioning=config["self_conditioning"],
-        heat=config["paths"].get("torsions", {}).get("kind") == "diffusion",
         **config["network"],
     )  # fmt: skip
     return NetworkDenoiser(network, build_paths(config), config["self_conditioning"])

@@ -24,8 +24,8 @@ elsewhere. No information is lost: log_{x_t}(D) is c F again. For a flow, x_0 is
 x_t than κπ, so that log_{x_t} x_0 lies in the ball of radius κπ, and so does its mean, as balls are
 convex: inside the injectivity radius, where exp has the inverse log. For heat, |σ² ∇ log p| is at
 most the distance to x_0: winding round the other way only pulls back. A network's vector that
-leaves the ball is read as the point to which it leads, from where a loss drives it on, farther: a
-network should keep |c F| below π. On a torus all this holds angle by angle.
+leaves the ball is read as the point to which it leads, from where a loss drives it on, farther:
+``bounded`` keeps it inside. On a torus all this holds angle by angle.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from sciflow.state import Context
 __all__ = ["GeodesicKind", "GeodesicPath", "GeodesicPrediction"]
 
 GeodesicKind = Literal["flow", "diffusion"]
-GeodesicPrediction = Literal["tangent", "x0"]
+GeodesicPrediction = Literal["tangent", "bounded", "x0"]
 
 _WIDEST = 8.0
 """A heat kernel of this σ is uniform; more is the same, and σ = ∞ would be 0·∞."""
@@ -61,8 +61,10 @@ class GeodesicPath(Path):
             κ(1) = 1, a heat kernel for σ(1) of 3 or more.
         kind: flow or diffusion; see the table of the module.
         prediction: what the network's output means: ``tangent``, F at x_t in the coordinates of
-            the space (``[..., 3]`` for a rotation); or ``x0``, a clean point (any 3 × 3 matrix for
-            a rotation), from which F(x_t | x_0) is made as in FrameDiff.
+            the space (``[..., 3]`` for a rotation); ``bounded``, y of F = y/√(1 + (|y|/R)²), R = π
+            for a flow and π/σ for a diffusion, so that F keeps to the ball where x_0 lies (an
+            angle alone, the length of a rotation's vector); or ``x0``, a clean point (any 3 × 3
+            matrix for a rotation), from which F(x_t | x_0) is made as in FrameDiff.
     """
 
     space: Torus | SO3
@@ -147,8 +149,20 @@ class GeodesicPath(Path):
         else:
             f = self.space.tangent(x_t, output)
             f = f.masked_fill(~self.space.expand(self.space.mask(context), f), 0)
+            if self.prediction == "bounded":
+                f = self._bounded(f, t)
         c = self.space.expand(self.scale(t), f).to(f.dtype)
         return torch.where(known, x_t, self.space.exp(x_t, c * f))
+
+    def _bounded(self, y: Tensor, t: Tensor) -> Tensor:
+        """F of a network's y; see ``prediction``."""
+        share = y / math.pi
+        if self.kind == "diffusion":
+            share = share * self.space.expand(self.scale(t), y).to(y.dtype)
+        square = share**2
+        if isinstance(self.space, SO3):
+            square = square.sum(-1, keepdim=True)
+        return y / (1 + square).sqrt()
 
     def output(self, clean: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The F that leads to ``clean``: log_{x_t}(D)/c; any other time stands in for t = 0."""

@@ -351,6 +351,37 @@ def test_points_may_be_predicted(kind: str) -> None:
         assert float(point.loss(clean, x0, x, t, context).max()) < 1e-12
 
 
+@pytest.mark.parametrize("kind", ["flow", "diffusion"])
+@pytest.mark.parametrize("space", [Torus(3), SO3()], ids=["angles", "rotations"])
+def test_a_bounded_vector_leads_no_farther_than_half_a_turn(space: Torus | SO3, kind: str) -> None:
+    """However large y: beyond, the estimate would be another winding and its gradient wrong."""
+    context, draws = all_real(4), Draws(0, torch.arange(4))
+    t = torch.tensor([0.1, 0.4, 0.7, 0.95], dtype=torch.float64)
+    free, kept = (GeodesicPath(space, Rectified(), kind, p)  # type: ignore[arg-type]
+                  for p in ("tangent", "bounded"))  # fmt: skip
+    x = space.noise(context, draws, "x", dtype=torch.float64)
+    y = Draws(1, torch.arange(4)).normal((1, 3), "y", dtype=torch.float64)
+    c = space.expand(kept.scale(t), y)
+    most = PI if kind == "flow" else PI / c
+    for size in (1e-4, 1.0, 1e3, 1e6):
+        v = space.log(x, kept.clean(size * y, x, t, context))
+        far = v.abs() if isinstance(space, Torus) else v.norm(dim=-1, keepdim=True)
+        assert bool((far < c * most + 1e-9).all())
+        assert bool((v * y > 0).all())
+        length = size * (y.abs() if isinstance(space, Torus) else y.norm(dim=-1, keepdim=True))
+        torch.testing.assert_close(
+            far.expand_as(length), c * length / (1 + (length / most) ** 2).sqrt(),
+            rtol=1e-6, atol=1e-9,
+        )  # fmt: skip
+    # The free vector of that length does come round, which is what the bound is for.
+    v = space.log(x, free.clean(1e3 * y, x, t, context))
+    assert bool((v * y < 0).any())
+    x0 = space.noise(context, draws, "x0", dtype=torch.float64)
+    near = [path.loss(path.clean(1e-6 * y, x, t, context), x0, x, t, context)
+            for path in (kept, free)]  # fmt: skip
+    torch.testing.assert_close(*near)
+
+
 @pytest.mark.parametrize("schedule", [Rectified(), VPLinear(), VarianceExploding(0.01, 9.0)],
                          ids=str)  # fmt: skip
 def test_corruption_has_its_law(schedule: Schedule) -> None:
@@ -468,5 +499,5 @@ def test_configuration_and_refusals() -> None:
         GeodesicPath(Euclidean(3), Cosine())  # type: ignore[arg-type]
     with pytest.raises(InputError, match="'bridge'; known: flow, diffusion"):
         GeodesicPath(SO3(), Cosine(), "bridge")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="'eps'; known: tangent, x0"):
+    with pytest.raises(InputError, match="'eps'; known: tangent, bounded, x0"):
         GeodesicPath(SO3(), Cosine(), "flow", "eps")  # type: ignore[arg-type]
