@@ -1,6 +1,7 @@
 """Protein backbones: ours beside held-out real chains and other generators' samples.
 
-    python -m benchmarks.proteins [--quick] [--model-of NAME=FOLDER] [--compose RULE=NAME+NAME]
+    python -m benchmarks.proteins [--quick] [--only NAME,NAME] [--model-of NAME=FOLDER]
+                                  [--compose RULE=NAME+NAME]
                                   [--n 200] [--lengths 50-120] [--target NAME=VALUE] [--motifs 1]
                                   [--work FOLDER] [--jobs 1] [--out FILE]
 
@@ -10,8 +11,9 @@ Rows, all read or built as chains and judged by the same evaluators:
   torsions and bond angles drawn one by one from real chains. That has a natural Ramachandran plot
   and no fold, and shows which columns can be had for nothing;
 * samples of others (``proteins/peer_samples`` of the shared data): few, of other lengths;
-* ours: the bundled model, those of ``--model-of``, and superpositions of two of these
-  (``--compose or=alpha+beta``; rules or, and, average).
+* ours: the bundled models, those of ``--model-of``, and superpositions of two of these
+  (``--compose or=alpha+beta``; rules or, and, average; without it all three of alpha and beta).
+  ``--only angles,frames`` leaves the others out.
 
 Lengths of ours are those of training chains within ``--lengths``. Samples are kept as PDB in
 ``--work``, so an interrupted run goes on; unsound ones count. CPU seconds hold all of sampling, one
@@ -40,7 +42,6 @@ import numpy as np
 import torch
 
 import sciflow
-from domains.proteins.adapter import Proteins
 from domains.proteins.chain import Chain
 from domains.proteins.datasets import backbones
 from domains.proteins.ensembles import read_ensemble, write_ensemble
@@ -57,6 +58,17 @@ from sciflow.subsets import evenly_spread
 from sciflow.targets import Target, parse_targets
 
 REAL = "real, held-out clusters"
+OURS = {
+    "angles": "proteins/backbones",
+    "frames": "proteins/frames",
+    "alpha": "proteins/alpha",
+    "beta": "proteins/beta",
+}
+COMPOSED = ("or=alpha+beta", "and=alpha+beta", "average=alpha+beta")
+WHOLE = ("angles", "frames")
+"""Bundled models, compositions of them, and those that stand for all chains: they are judged, and
+asked for motifs too."""
+
 COLUMNS = {
     "chains": ("n", "{:.0f}"),
     "length": ("length", "{:.0f}"),
@@ -193,6 +205,24 @@ def composed(text: str, models: Mapping[str, str]) -> tuple[str, sciflow.Model]:
     return f"{one} {rule} {other}", both
 
 
+def chosen(
+    own: Mapping[str, str], only: str | None, compose: Sequence[str]
+) -> tuple[dict[str, str], list[str]]:
+    """Models by name, those that are bundled and a user's ``own``, and what is made of two."""
+    models = {name: known for name, known in OURS.items() if known in bundled_models()} | dict(own)
+    wanted = list(models) if only is None else only.split(",")
+    unknown = [name for name in wanted if name not in models]
+    if unknown or not models:
+        raise SystemExit(
+            f"no model {', '.join(unknown) or 'is bundled'}; give --model-of NAME=FOLDER"
+            + (f", or of {', '.join(models)}" if models else "")
+        )
+    models = {name: models[name] for name in wanted}
+    if not compose:
+        compose = [text for text in COMPOSED if {"alpha", "beta"} <= set(models)]
+    return models, list(compose)
+
+
 def judged(scores: Mapping[str, float], real: Mapping[str, float]) -> dict[str, bool]:
     """What was asked of a backbone model, one by one; see issue 6."""
     content = scores["helix"] + scores["strand"]
@@ -224,6 +254,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--n", type=int, help="samples of each of ours, and most real chains")
     parser.add_argument("--lengths", default="50-120", help="residues, LOW-HIGH")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", metavar="NAMES", help="rows of ours, e.g. angles,frames")
     parser.add_argument("--model-of", action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--compose", action="append", default=[], metavar="RULE=NAME+NAME")
     parser.add_argument("--target", action="append", default=[], metavar="NAME=VALUE",
@@ -238,13 +269,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     n = options.n or (6 if options.quick else 200)
     low, high = (50, 64) if options.quick else map(int, options.lengths.split("-"))
-    models = dict(text.split("=", 1) for text in options.model_of)
-    if Proteins.default_model in bundled_models():
-        models = {"sciflow": Proteins.default_model, **models}
-    if not models:
-        raise SystemExit(
-            f"no model {Proteins.default_model} is bundled; give --model-of NAME=FOLDER"
-        )
+    own = dict(text.split("=", 1) for text in options.model_of)
+    models, compositions = chosen(own, options.only, options.compose)
 
     table = backbones()
     known = real_chains(table, ["train"], (40, 128), 200 if options.quick else len(table))
@@ -267,7 +293,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     # Densities are followed along the reverse process.
     ours |= {name: (model, None if "average" in name else "ddpm")
-             for name, model in (composed(text, models) for text in options.compose)}  # fmt: skip
+             for name, model in (composed(text, models) for text in compositions)}  # fmt: skip
     for name, (model, method) in ours.items():
         chains = sampled(model, n, targets, options.seed, options.work / name, method)
         times = {f"cpu_s_{size}": seconds(model, size, 1 if options.quick else 8, method)
@@ -275,12 +301,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         row(name, chains, **times)
     for name, (short, long) in PEER_SECONDS.items():
         print(line(f"{name} (notes)", {"cpu_s_64": short, "cpu_s_128": long}))
-    for name in ours:
+    whole = [name for name in (*WHOLE, *own) if name in models]
+    for name in whole:
         verdict = judged(result[name], result[REAL])
         missed = [what for what, reached in verdict.items() if not reached]
         print(f"\n{name}: {sum(verdict.values())} of {len(verdict)} reached"
               + (f"; missed: {', '.join(missed)}" if missed else ""))  # fmt: skip
-    for name in models if options.motifs else ():
+    for name in whole if options.motifs else ():
         found = scaffolded(ours[name][0], options.motifs, options.seed, options.quick)
         result[name] |= found
         print(f"\n{name}, {found['motif_problems']:.0f} motifs, {options.motifs} designs each: "

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.proteins import judged, sampled, shuffled
+from benchmarks.proteins import chosen, judged, sampled, shuffled
 from domains.proteins.adapter import Proteins
 from domains.proteins.chain import Chain
 from domains.proteins.evaluators import evaluate
@@ -70,6 +70,24 @@ def test_residues_in_random_order_keep_their_torsions_and_lose_the_fold() -> Non
     before, after = evaluate(chains), evaluate(mixed)
     assert after["helix"] < before["helix"] - 0.1
     assert after["rg_ratio"] > before["rg_ratio"] + 0.1
+
+
+def test_rows_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bundled models and a user's; two of them are composed where both are there."""
+    shipped = {"proteins/backbones": Path("a"), "proteins/beta": Path("b")}
+    monkeypatch.setattr("benchmarks.proteins.bundled_models", lambda: shipped)
+    known = {"angles": "proteins/backbones", "beta": "proteins/beta"}
+    assert chosen({}, None, []) == (known, [])
+    models, made = chosen({"alpha": "runs/alpha"}, None, [])
+    assert models == {**known, "alpha": "runs/alpha"}
+    assert made == ["or=alpha+beta", "and=alpha+beta", "average=alpha+beta"]
+    assert chosen({"alpha": "x"}, "alpha,beta", ["or=alpha+beta"])[1] == ["or=alpha+beta"]
+    assert list(chosen({"mine": "x"}, "mine,angles", [])[0]) == ["mine", "angles"]
+    with pytest.raises(SystemExit, match=r"no model frames.*of angles, beta"):
+        chosen({}, "frames", [])
+    shipped.clear()
+    with pytest.raises(SystemExit, match="no model is bundled"):
+        chosen({}, None, [])
 
 
 def test_what_was_asked_of_a_model() -> None:
