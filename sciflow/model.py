@@ -139,10 +139,9 @@ class Model:
         if weight > 0:
             denoiser = ClassifierFree(denoiser, weight, between)
         # Guides are outside, where an oracle is asked once for both of its estimates.
-        run, guides = copy(self), dict[str, Denoiser]()
+        run = copy(self)
         run.sampler, run.targets, run.classifier_free = chosen, targets, (weight, between)
-        for label, wrap in zip(self.guides, self._wraps, strict=True):
-            guides[label] = denoiser = wrap(run, denoiser)
+        denoiser, guides = run.under_guides(denoiser)
         job = self._task(task or {}, asked)
         if job is not None:
             denoiser = job.guided(run, denoiser)
@@ -221,6 +220,17 @@ class Model:
         names = [_guide_name(k) for k, _ in guides]
         at = names.index(guide) if guide in names else len(names)
         return self._with([*guides[:at], (label, wrap), *guides[at + 1 :]], weight)
+
+    def under_guides(self, denoiser: Denoiser) -> tuple[Denoiser, dict[str, Denoiser]]:
+        """A denoiser under this model's guides, and what it is after each of them by its label.
+
+        A guide is made for the sampler, the targets and the classifier-free guidance of the model
+        that it is given: those of a run.
+        """
+        guided = {}
+        for label, wrap in zip(self.guides, self._wraps, strict=True):
+            guided[label] = denoiser = wrap(self, denoiser)
+        return denoiser, guided
 
     def _with(
         self,

@@ -22,6 +22,7 @@ from torch import Tensor
 from domains.proteins.clash_guidance import UNCLASH
 from domains.proteins.closure import NEAR_STD, NEAREST
 from domains.proteins.encoding import Encoding
+from domains.proteins.fold_guidance import FOLD
 from domains.proteins.motif_guidance import MOTIF
 from domains.proteins.sheet_guidance import SHEETS
 from domains.proteins.symmetry import SYMMETRY
@@ -183,6 +184,7 @@ GUIDES = {
     "motif": MOTIF,
     "unclash": UNCLASH,
     "sheets": SHEETS,
+    "fold": FOLD,
     "symmetry": SYMMETRY,
     "contract": Guide(
         "torsions and rotations run to their estimate faster: lower temperature, more structure",

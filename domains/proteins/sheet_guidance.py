@@ -14,9 +14,8 @@ of the sheet alone. The finished chain is closed to the end by all its bonds, an
 there. A network with these conditions is told the strand that is planned, and as much helix as
 known chains have beside it. No network call is added.
 
-The plan is drawn from the noise that a chain begins with, and so depends on (seed, i) alone; asked
-for ``strand`` it has as much. A chain with a motif or with given residues, and one whose run begins
-in the middle (a re-design), keeps what it has.
+The plan is drawn from the noise that a chain begins with (:mod:`domains.proteins.beginnings`);
+asked for ``strand`` it has as much.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from domains.proteins.beginnings import begins, draws_of, kept
 from domains.proteins.closure import close
 from domains.proteins.rebuild import bends_in_radians
 from domains.proteins.sheets import SheetPlan, draw_shares, plan_sheets
@@ -45,8 +45,6 @@ __all__ = ["SHEETS", "Sheets"]
 
 _TURN_SHARE = 0.6
 """Turns are as much narrower than strands."""
-_BEGINNING = 0.9
-"""A run that begins below this time begins with a chain."""
 _COIL = 0.25
 """Of a chain, at least, beside helix asked for and strand drawn."""
 _ORDER = 0.61
@@ -114,8 +112,7 @@ class Sheets(Denoiser):
         time = time if time.ndim == 1 else time.amax(1)
         if previous is None:
             # Plans belong to the chains, and must not change under way.
-            begins = self.weight > 0 and bool((time >= _BEGINNING).any())
-            self._plan = self.plan(state) if begins else None
+            self._plan = self.plan(state) if self.weight > 0 and begins(time) else None
         if self._plan is None:
             return self.denoiser(state, t, previous)
         prediction = self.denoiser(self._told(state, self._plan), t, previous)
@@ -142,8 +139,8 @@ class Sheets(Denoiser):
     def plan(self, noise: State) -> SheetPlan:
         """The plan of chains that begin with this noise."""
         x, context = noise["torsions"], noise.context
-        draws = Draws(0, (x[:, 0, 2].double() * 2**20).round().long().cpu())
-        shares = self._shares(context.apply(Tensor.cpu), draws)
+        draws = draws_of(noise)
+        shares = self._shares(context.apply(Tensor.cpu), draws).masked_fill(kept(noise).cpu(), 0)
         return plan_sheets(context.lengths.cpu(), x.shape[1], shares, draws).to(x.device)
 
     def _told(self, state: State, plan: SheetPlan) -> State:
@@ -165,11 +162,7 @@ class Sheets(Denoiser):
         room = (1 - _COIL - asked["helix"].nan_to_num()).clamp(min=0)
         drawn = torch.minimum(draw_shares(draws), room)
         shares = told.where(~told.isnan(), asked["strand"])
-        shares = shares.where(~shares.isnan(), drawn).clamp(0, 1)
-        kept = torch.full_like(shares, "piece" in context.extras, dtype=torch.bool)
-        if "torsions" in context.given:
-            kept = kept | context.given["torsions"].any(1)
-        return shares.masked_fill(kept, 0)
+        return shares.where(~shares.isnan(), drawn).clamp(0, 1)
 
     def _planned(self, torsions: Tensor, plan: SheetPlan, v: Tensor) -> Tensor:
         """Bayes' rule for the estimate and the plan."""

@@ -23,7 +23,6 @@ def _superposition(model: Model, settings: dict[str, Any], denoiser: Denoiser) -
     from sciflow.denoisers import NetworkDenoiser
     from sciflow.guidance import ClassifierFree, Superposition
     from sciflow.guidance.several.path_density import has_density
-    from sciflow.guides import find_guide, parse_guide
     from sciflow.paths import coupled_fields
 
     if not settings["model"]:
@@ -59,10 +58,7 @@ def _superposition(model: Model, settings: dict[str, Any], denoiser: Denoiser) -
         second = ClassifierFree(second, weight, between)
     run = copy(other)
     run.sampler, run.targets, run.classifier_free = sampler, model.targets, model.classifier_free
-    for text in other.guides:
-        name, given = parse_guide(text)
-        guide = find_guide(name, other.domain.guides())
-        second = guide.wrap(run, guide.complete(name, given), second)
+    second, _ = run.under_guides(second)
     offsets = [settings["bias"], 0.0]
     return Superposition([denoiser, second], rule, settings["temperature"], offsets)
 

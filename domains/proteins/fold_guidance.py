@@ -1,0 +1,150 @@
+r"""Folds by a model of frames, chemistry by a model of angles.
+
+A network that sees torsions alone makes every place right and the chain extended, for what brings
+ends together is the sum of all angles; one that sees frames makes compact folds, and small errors
+of its places break bonds. So a chain begins with a fold y, drawn by a model of frames, and the
+clean estimate θ⁰ of the angles gives way to it,
+
+    θ  ←  argmin_θ' Σ (θ' − θ⁰)²/(2V)  +  min_{R,t} Σ_i |R x_i(θ') + t − y_i|²/(2σ²),
+
+x_i the atoms N, CA, C that θ' builds, V what the noise leaves open of an angle: a few steps of
+Levenberg and Marquardt a call (:mod:`domains.proteins.closure`). It is Bayes' rule for a fold that
+is known to σ, which is wide: at 6 Å the fold says where the parts of the chain lie, and the network
+what they are. The finished chain is left as the model made it.
+
+Superposition of models (:mod:`sciflow.guidance.several`) needs them to have the same fields; this
+is how two with different ones meet.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from domains.proteins.beginnings import begins, draws_of, kept
+from domains.proteins.closure import close
+from domains.proteins.encoding import Encoding
+from domains.proteins.rebuild import bends_in_radians
+from sciflow.denoisers import Denoiser, Prediction
+from sciflow.errors import InputError
+from sciflow.guidance.acting import check_interval
+from sciflow.guidance.energy.strengths import open_variance
+from sciflow.guides import Guide
+from sciflow.model import Model, load
+from sciflow.samplers import Sampler
+from sciflow.samplers.hooks import Step, after_inner
+from sciflow.state import State, Times, field_times
+
+__all__ = ["FOLD", "Folded"]
+
+
+class Folded(Denoiser):
+    """A model of angles whose chains follow the folds of a model of frames; see the module.
+
+    Args:
+        denoiser: the model, guided or not.
+        frames: the other one, under its own guides.
+        encoding: of that one.
+        sampler: its sampler.
+        tolerance: σ in ångström.
+        least: V in radians² that an angle is taken to have open at least.
+        iterations: steps a call.
+        interval: times (first, last) of the shared clock between which folds are followed.
+
+    Raises:
+        InputError: the models have other fields, or a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        frames: Denoiser,
+        encoding: Encoding,
+        sampler: Sampler,
+        tolerance: float = 6.0,
+        least: float = 0.002,
+        iterations: int = 3,
+        interval: tuple[float, float] = (0.0, 0.95),
+    ):
+        super().__init__()
+        if "torsions" not in denoiser.paths:
+            raise InputError("the guide fold turns torsions, and this model has positions")
+        if "positions" not in frames.paths:
+            raise InputError(
+                "the guide fold draws folds by a model of frames, model=FOLDER, and the one that "
+                f"is named has the fields {', '.join(frames.paths)}"
+            )
+        if not (tolerance > 0 and least > 0) or iterations < 1:
+            raise InputError(
+                "tolerance and least must be above 0, iterations 1 or more, not "
+                f"{tolerance:g}, {least:g} and {iterations}"
+            )
+        check_interval(interval)
+        self.denoiser, self.paths = denoiser, denoiser.paths
+        self.frames, self.encoding, self.sampler = frames, encoding, sampler
+        self.tolerance, self.least = tolerance, least
+        self.iterations, self.interval = iterations, interval
+        self._folds: Tensor | None = None
+        self._follows: Tensor | None = None
+
+    def forward(
+        self, state: State, t: Times | float, previous: Prediction | None = None
+    ) -> Prediction:
+        """The estimate that follows the fold."""
+        time = field_times(t, state)["torsions"].double()
+        time = time if time.ndim == 1 else time.amax(1)
+        if previous is None:
+            # Folds belong to the chains, and must not change under way.
+            self._follows = state.context.mask & ~kept(state)[:, None]
+            starts = begins(time) and bool(self._follows.any())
+            self._folds = self.draw(state) if starts else None
+        prediction = self.denoiser(state, t, previous)
+        first, last = self.interval
+        if self._folds is None or not bool(((time >= first) & (time <= last)).any()):
+            return prediction
+        return Prediction(
+            {**prediction.clean, "torsions": self._following(prediction, state, time)}
+        )
+
+    def after_step(self, step: Step) -> State:
+        """The guided model's own hook."""
+        return after_inner(self.denoiser, step).state
+
+    def draw(self, noise: State) -> Tensor:
+        """Folds of chains that begin with this noise, N, CA, C ``[B, N, 3, 3]`` in ångström."""
+        report = self.sampler(self.frames, noise.context.replace(given={}), draws_of(noise))
+        atoms = self.encoding.backbone(report.state)[:, :, :3]
+        # A fold that broke is none: its chain is the model's own.
+        sound = atoms.isfinite().flatten(1).all(1)
+        if self._follows is not None:
+            self._follows = self._follows & sound[:, None]
+        return atoms.where(sound[:, None, None, None], 0.0)
+
+    def _following(self, prediction: Prediction, state: State, time: Tensor) -> Tensor:
+        torsions, follows = prediction.clean["torsions"], self._follows
+        assert self._folds is not None and follows is not None
+        v = open_variance(self.paths["torsions"], time).clamp(min=self.least)
+        moved = close(
+            torsions, bends_in_radians(prediction.clean["bends"].double()), self._folds, follows,
+            follows[..., None].expand(*follows.shape, 2), v, self.tolerance, self.iterations,
+        )  # fmt: skip
+        return self.paths["torsions"].space.project(moved, state.context)
+
+
+def _fold(model: Model, settings: dict[str, Any], denoiser: Denoiser) -> Denoiser:
+    other = load(settings["model"])
+    if other.domain.name != model.domain.name:
+        raise InputError(f"guide fold: {settings['model']!r} makes {other.domain.name}")
+    frames, _ = other.under_guides(other.denoiser)
+    return Folded(denoiser, frames, Encoding.from_config(other.config["encoding"]), other.sampler,
+                  settings["tolerance"], settings["least"], settings["iterations"],
+                  (settings["first"], settings["last"]))  # fmt: skip
+
+
+FOLD = Guide(
+    "chains follow a fold that a model of frames draws for each; model=FOLDER of another",
+    {"model": "proteins/frames", "tolerance": 6.0, "least": 0.002, "iterations": 3, "first": 0.0,
+     "last": 0.95},
+    _fold,
+)  # fmt: skip
