@@ -9,8 +9,11 @@ clean estimate θ⁰ of the angles gives way to it,
 
 x_i the atoms N, CA, C that θ' builds, V what the noise leaves open of an angle: a few steps of
 Levenberg and Marquardt a call (:mod:`domains.proteins.closure`). It is Bayes' rule for a fold that
-is known to σ, which is wide: at 6 Å the fold says where the parts of the chain lie, and the network
+is known to σ, which is wide: the fold says where the parts of the chain lie, and the network
 what they are. The finished chain is left as the model made it.
+
+Where the guide ``sheets`` plans sheets, the fold is drawn around the largest of them: its residues
+are given to the model of frames, as a motif is, so that plan and fold want the same.
 
 Superposition of models (:mod:`sciflow.guidance.several`) needs them to have the same fields; this
 is how two with different ones meet.
@@ -18,14 +21,19 @@ is how two with different ones meet.
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from domains.proteins.beginnings import begins, draws_of, kept
 from domains.proteins.closure import close
-from domains.proteins.encoding import Encoding
-from domains.proteins.rebuild import bends_in_radians
+from domains.proteins.encoding import Encoding, in_single_precision
+from domains.proteins.rebuild import BEND_MEAN, bends_in_radians, rebuild
+from domains.proteins.sheet_guidance import Sheets
+from domains.proteins.sheets import SheetPlan
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.guidance.acting import check_interval
@@ -34,7 +42,7 @@ from sciflow.guides import Guide
 from sciflow.model import Model, load
 from sciflow.samplers import Sampler
 from sciflow.samplers.hooks import Step, after_inner
-from sciflow.state import State, Times, field_times
+from sciflow.state import Context, State, Times, field_times
 
 __all__ = ["FOLD", "Folded"]
 
@@ -49,6 +57,7 @@ class Folded(Denoiser):
         sampler: its sampler.
         tolerance: σ in ångström.
         least: V in radians² that an angle is taken to have open at least.
+        clash: factor on CA atoms that come too near; 0 leaves them.
         iterations: steps a call.
         interval: times (first, last) of the shared clock between which folds are followed.
 
@@ -62,8 +71,9 @@ class Folded(Denoiser):
         frames: Denoiser,
         encoding: Encoding,
         sampler: Sampler,
-        tolerance: float = 6.0,
+        tolerance: float = 4.5,
         least: float = 0.002,
+        clash: float = 0.5,
         iterations: int = 3,
         interval: tuple[float, float] = (0.0, 0.95),
     ):
@@ -75,15 +85,15 @@ class Folded(Denoiser):
                 "the guide fold draws folds by a model of frames, model=FOLDER, and the one that "
                 f"is named has the fields {', '.join(frames.paths)}"
             )
-        if not (tolerance > 0 and least > 0) or iterations < 1:
+        if not (tolerance > 0 and least > 0 and clash >= 0) or iterations < 1:
             raise InputError(
-                "tolerance and least must be above 0, iterations 1 or more, not "
-                f"{tolerance:g}, {least:g} and {iterations}"
+                "tolerance and least must be above 0, clash 0 or more, iterations 1 or more, not "
+                f"{tolerance:g}, {least:g}, {clash:g} and {iterations}"
             )
         check_interval(interval)
         self.denoiser, self.paths = denoiser, denoiser.paths
         self.frames, self.encoding, self.sampler = frames, encoding, sampler
-        self.tolerance, self.least = tolerance, least
+        self.tolerance, self.least, self.clash = tolerance, least, clash
         self.iterations, self.interval = iterations, interval
         self._folds: Tensor | None = None
         self._follows: Tensor | None = None
@@ -94,12 +104,12 @@ class Folded(Denoiser):
         """The estimate that follows the fold."""
         time = field_times(t, state)["torsions"].double()
         time = time if time.ndim == 1 else time.amax(1)
+        prediction = self.denoiser(state, t, previous)
         if previous is None:
             # Folds belong to the chains, and must not change under way.
             self._follows = state.context.mask & ~kept(state)[:, None]
             starts = begins(time) and bool(self._follows.any())
             self._folds = self.draw(state) if starts else None
-        prediction = self.denoiser(state, t, previous)
         first, last = self.interval
         if self._folds is None or not bool(((time >= first) & (time <= last)).any()):
             return prediction
@@ -113,13 +123,29 @@ class Folded(Denoiser):
 
     def draw(self, noise: State) -> Tensor:
         """Folds of chains that begin with this noise, N, CA, C ``[B, N, 3, 3]`` in ångström."""
-        report = self.sampler(self.frames, noise.context.replace(given={}), draws_of(noise))
+        context, known = noise.context.replace(given={}), dict[str, Tensor]()
+        plan = plan_of(self.denoiser)
+        if plan is not None and bool(plan.planned.any()):
+            known = self._sheets(plan, context)
+            context = context.replace(given=dict.fromkeys(known, largest(plan)))
+        report = self.sampler(self.frames, context, draws_of(noise), given=known)
         atoms = self.encoding.backbone(report.state)[:, :, :3]
         # A fold that broke is none: its chain is the model's own.
         sound = atoms.isfinite().flatten(1).all(1)
         if self._follows is not None:
             self._follows = self._follows & sound[:, None]
         return atoms.where(sound[:, None, None, None], 0.0)
+
+    def _sheets(self, plan: SheetPlan, context: Context) -> dict[str, Tensor]:
+        """Frames of chains with the torsions of their plans, about the centre of the largest."""
+        torsions = torch.nn.functional.pad(plan.torsions, (0, 1), value=math.pi)
+        bends = torsions.new_tensor(BEND_MEAN).expand_as(torsions)
+        fields = self.encoding.tensors(rebuild(torsions, bends), context.mask)
+        real = largest(plan)[..., None].to(torsions)
+        x = fields["positions"]
+        centre = (x * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
+        fields["positions"] = (x - centre) * context.mask[..., None]
+        return in_single_precision(fields)
 
     def _following(self, prediction: Prediction, state: State, time: Tensor) -> Tensor:
         torsions, follows = prediction.clean["torsions"], self._follows
@@ -128,23 +154,42 @@ class Folded(Denoiser):
         moved = close(
             torsions, bends_in_radians(prediction.clean["bends"].double()), self._folds, follows,
             follows[..., None].expand(*follows.shape, 2), v, self.tolerance, self.iterations,
+            self.clash,
         )  # fmt: skip
         return self.paths["torsions"].space.project(moved, state.context)
+
+
+def plan_of(denoiser: Denoiser) -> SheetPlan | None:
+    """What the guide ``sheets`` plans, where it is one of those in ``denoiser``."""
+    return next((d.drawn for d in denoiser.modules() if isinstance(d, Sheets)), None)
+
+
+def largest(plan: SheetPlan) -> Tensor:
+    """Residues of the largest sheet of each chain, bool ``[B, N]``."""
+    planned = plan.planned
+    starts = planned & ~torch.nn.functional.pad(planned, (1, 0))[:, :-1]
+    number = starts.long().cumsum(1) * planned
+    size = torch.nn.functional.one_hot(number, int(number.max()) + 1).sum(1)
+    size[:, 0] = 0
+    return planned & (number == size.argmax(1)[:, None])
 
 
 def _fold(model: Model, settings: dict[str, Any], denoiser: Denoiser) -> Denoiser:
     other = load(settings["model"])
     if other.domain.name != model.domain.name:
         raise InputError(f"guide fold: {settings['model']!r} makes {other.domain.name}")
+    steps = settings["steps"] or other.sampler.steps
+    other.sampler = replace(other.sampler, steps=steps)
     frames, _ = other.under_guides(other.denoiser)
     return Folded(denoiser, frames, Encoding.from_config(other.config["encoding"]), other.sampler,
-                  settings["tolerance"], settings["least"], settings["iterations"],
-                  (settings["first"], settings["last"]))  # fmt: skip
+                  settings["tolerance"], settings["least"], settings["clash"],
+                  settings["iterations"], (settings["first"], settings["last"]))  # fmt: skip
 
 
 FOLD = Guide(
-    "chains follow a fold that a model of frames draws for each; model=FOLDER of another",
-    {"model": "proteins/frames", "tolerance": 6.0, "least": 0.002, "iterations": 3, "first": 0.0,
-     "last": 0.95},
+    "chains follow a fold that a model of frames draws for each by so many steps (0: its own); "
+    "model=FOLDER of another",
+    {"model": "proteins/frames", "steps": 50, "tolerance": 4.5, "least": 0.002, "clash": 0.5,
+     "iterations": 3, "first": 0.0, "last": 0.95},
     _fold,
 )  # fmt: skip

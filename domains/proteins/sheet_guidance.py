@@ -136,6 +136,11 @@ class Sheets(Denoiser):
                                 self.clash)  # fmt: skip
         return state.replace(**self._moved(state, moves, torsions))
 
+    @property
+    def drawn(self) -> SheetPlan | None:
+        """The plan of the run under way; ``None`` where its chains have none."""
+        return self._plan
+
     def plan(self, noise: State) -> SheetPlan:
         """The plan of chains that begin with this noise."""
         x, context = noise["torsions"], noise.context

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from domains.proteins.adapter import Proteins
-from domains.proteins.closure import deviation
+from domains.proteins.closure import Links, deviation
 from domains.proteins.encoding import Encoding, empty_context
-from domains.proteins.fold_guidance import Folded
+from domains.proteins.fold_guidance import Folded, largest, plan_of
 from domains.proteins.ideal import helix_bundle
 from domains.proteins.networks import PRESETS, build_denoiser
+from domains.proteins.rebuild import BEND_MEAN, rebuild
+from domains.proteins.sheet_guidance import Sheets
+from domains.proteins.sheets import SheetPlan
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.model import Model
@@ -84,7 +87,9 @@ def apart(state: State, known: Known, row: int, at: int) -> float:
 
 
 def folded(known: Denoiser, tolerance: float = 1.0, **settings: object) -> Folded:
-    return Folded(network("angles"), known, FRAMES, SAMPLER, tolerance, iterations=8, **settings)  # type: ignore[arg-type]
+    return Folded(
+        network("angles"), known, FRAMES, SAMPLER, tolerance, clash=0, iterations=8, **settings
+    )  # type: ignore[arg-type]
 
 
 def test_a_chain_follows_its_fold_as_closely_as_it_is_known() -> None:
@@ -128,7 +133,7 @@ def test_by_name_with_a_model_of_frames(tmp_path: Path) -> None:
     for preset in ("angles", "frames"):
         made = Model(domain, network(preset), config(preset), {"lengths": LENGTHS})
         models[preset] = Model.from_folder(made.save(tmp_path / preset))
-    guided = models["angles"].guided("fold", model=str(tmp_path / "frames"), tolerance=2.0)
+    guided = models["angles"].guided("fold", model=str(tmp_path / "frames"), steps=0)
     out = guided.sample(3, {"length": (20, 24)}, batch_size=2)
     assert out.calls == 2 * SAMPLER.steps
     last = guided.sample(1, {"length": (20, 24)}, first=2)
@@ -138,8 +143,41 @@ def test_by_name_with_a_model_of_frames(tmp_path: Path) -> None:
         models["frames"].guided("fold", model=str(tmp_path / "frames")).sample(1)
     with pytest.raises(InputError, match="has the fields torsions, bends"):
         models["angles"].guided("fold", model=str(tmp_path / "angles")).sample(1)
-    with pytest.raises(InputError, match=r"not 0, 0\.002 and 8"):
+    few = models["angles"].guided("fold", model=str(tmp_path / "frames"), steps=5)
+    assert few.sample(1, {"length": 20}).calls == SAMPLER.steps + 5
+    with pytest.raises(InputError, match=r"not 0, 0\.002, 0 and 8"):
         folded(Known(), 0.0)
+
+
+def test_a_fold_is_drawn_around_the_largest_sheet_that_is_planned() -> None:
+    """Its residues lie in the fold as in the plan; the model of frames sees them at every call."""
+    sheets = Sheets(network("angles"), share=0.4)
+    guided = Folded(sheets, network("frames"), FRAMES, SAMPLER)
+    noise = State(SAMPLER.prior(sheets, empty_context(LENGTHS, {}), Draws(3, torch.arange(3))),
+                  empty_context(LENGTHS, {}))  # fmt: skip
+    guided(noise, 1.0)
+    plan, folds = plan_of(guided), guided.draw(noise)
+    assert plan is not None
+    inside = largest(plan)
+    assert int(inside.sum(1).min()) >= 10
+    bends = torch.tensor(BEND_MEAN).double().expand(*plan.torsions.shape[:2], 3)
+    torsions = torch.nn.functional.pad(plan.torsions, (0, 1), value=torch.pi)
+    planned = rebuild(torsions, bends)[:, :, :3]
+    weight = inside[..., None].expand(*inside.shape, 3).flatten(1).double()
+    # Frames have one shape of residue, the chain of angles bends a little at each.
+    assert float(deviation(folds.flatten(1, 2), planned.flatten(1, 2), weight).max()) < 0.05
+
+
+def test_the_largest_sheet() -> None:
+    def plan(text: str) -> SheetPlan:
+        x = torch.tensor([[c == "S" for c in row] for row in text.split()])
+        empty = torch.zeros(len(x), 1)
+        links = Links(torch.zeros(len(x), 1, 2).long(), empty, empty)
+        return SheetPlan(torch.zeros(*x.shape, 2), x, torch.zeros_like(x), links)
+
+    found = largest(plan("--SS--SSS- SSSS--SSSS ---------- --------SS"))
+    wanted = ["------SSS-", "SSSS------", "----------", "--------SS"]
+    assert ["".join("S" if k else "-" for k in row) for row in found.tolist()] == wanted
 
 
 def test_fold_is_drawn_for_the_context_of_the_run() -> None:
