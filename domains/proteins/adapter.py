@@ -154,7 +154,7 @@ class Proteins(Domain):
         return content_predictor(config) if is_sequence_model(config) else super().predictor(config)
 
     def guides(self) -> Mapping[str, Guide]:
-        from domains.proteins.guidance import GUIDES
+        from domains.proteins.guides import GUIDES
 
         return GUIDES
 

@@ -12,6 +12,9 @@ Levenberg and Marquardt a call (:mod:`domains.proteins.closure`). It is Bayes' r
 is known to σ, which is wide: the fold says where the parts of the chain lie, and the network
 what they are. The finished chain is left as the model made it.
 
+A chain with a motif or given residues, or one that is re-designed, has no fold; its run is left to
+the guide ``shape``, which pulls at the size alone.
+
 Where the guide ``sheets`` plans sheets, the fold is drawn around the largest of them: its residues
 are given to the model of frames, as a motif is, so that plan and fold want the same.
 
@@ -31,6 +34,7 @@ from torch import Tensor
 from domains.proteins.beginnings import begins, draws_of, kept
 from domains.proteins.closure import close
 from domains.proteins.encoding import Encoding, in_single_precision
+from domains.proteins.guidance import SHAPE
 from domains.proteins.rebuild import BEND_MEAN, bends_in_radians, rebuild
 from domains.proteins.sheet_guidance import Sheets
 from domains.proteins.sheets import SheetPlan
@@ -60,6 +64,7 @@ class Folded(Denoiser):
         clash: factor on CA atoms that come too near; 0 leaves them.
         iterations: steps a call.
         interval: times (first, last) of the shared clock between which folds are followed.
+        otherwise: the model for runs in which no chain has a fold; default ``denoiser``.
 
     Raises:
         InputError: the models have other fields, or a setting is out of its range.
@@ -76,6 +81,7 @@ class Folded(Denoiser):
         clash: float = 0.5,
         iterations: int = 3,
         interval: tuple[float, float] = (0.0, 0.95),
+        otherwise: Denoiser | None = None,
     ):
         super().__init__()
         if "torsions" not in denoiser.paths:
@@ -95,8 +101,10 @@ class Folded(Denoiser):
         self.frames, self.encoding, self.sampler = frames, encoding, sampler
         self.tolerance, self.least, self.clash = tolerance, least, clash
         self.iterations, self.interval = iterations, interval
+        self.otherwise = denoiser if otherwise is None else otherwise
         self._folds: Tensor | None = None
         self._follows: Tensor | None = None
+        self._folded = False
 
     def forward(
         self, state: State, t: Times | float, previous: Prediction | None = None
@@ -104,14 +112,17 @@ class Folded(Denoiser):
         """The estimate that follows the fold."""
         time = field_times(t, state)["torsions"].double()
         time = time if time.ndim == 1 else time.amax(1)
-        prediction = self.denoiser(state, t, previous)
         if previous is None:
             # Folds belong to the chains, and must not change under way.
             self._follows = state.context.mask & ~kept(state)[:, None]
-            starts = begins(time) and bool(self._follows.any())
-            self._folds = self.draw(state) if starts else None
+            self._folded = begins(time) and bool(self._follows.any())
+        if not self._folded:
+            return self.otherwise(state, t, previous)
+        prediction = self.denoiser(state, t, previous)
+        if previous is None:
+            self._folds = self.draw(state)
         first, last = self.interval
-        if self._folds is None or not bool(((time >= first) & (time <= last)).any()):
+        if not bool(((time >= first) & (time <= last)).any()):
             return prediction
         return Prediction(
             {**prediction.clean, "torsions": self._following(prediction, state, time)}
@@ -181,9 +192,13 @@ def _fold(model: Model, settings: dict[str, Any], denoiser: Denoiser) -> Denoise
     steps = settings["steps"] or other.sampler.steps
     other.sampler = replace(other.sampler, steps=steps)
     frames, _ = other.under_guides(other.denoiser)
+    otherwise = denoiser
+    if not model.has_guide("shape"):
+        otherwise = SHAPE.wrap(model, dict(SHAPE.settings), denoiser)
     return Folded(denoiser, frames, Encoding.from_config(other.config["encoding"]), other.sampler,
                   settings["tolerance"], settings["least"], settings["clash"],
-                  settings["iterations"], (settings["first"], settings["last"]))  # fmt: skip
+                  settings["iterations"], (settings["first"], settings["last"]),
+                  otherwise)  # fmt: skip
 
 
 FOLD = Guide(

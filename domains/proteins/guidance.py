@@ -19,13 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from domains.proteins.clash_guidance import UNCLASH
 from domains.proteins.closure import NEAR_STD, NEAREST
 from domains.proteins.encoding import Encoding
-from domains.proteins.fold_guidance import FOLD
-from domains.proteins.motif_guidance import MOTIF
-from domains.proteins.sheet_guidance import SHEETS
-from domains.proteins.symmetry import SYMMETRY
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
 from sciflow.guidance.acting import check_weight
@@ -37,7 +32,7 @@ from sciflow.networks.pairs import length
 from sciflow.paths import GeodesicPath, Path
 from sciflow.state import State, Times
 
-__all__ = ["GUIDES", "Contracted", "ShapeEnergy", "rg_ratio", "shape_guidance"]
+__all__ = ["CONTRACT", "SHAPE", "Contracted", "ShapeEnergy", "rg_ratio", "shape_guidance"]
 
 _RATIO_STD = 0.05
 _MOVED = ("torsions", "positions")
@@ -180,22 +175,14 @@ def _shape(model: Model, settings: dict[str, Any], denoiser: Denoiser) -> Denois
     )  # fmt: skip
 
 
-GUIDES = {
-    "motif": MOTIF,
-    "unclash": UNCLASH,
-    "sheets": SHEETS,
-    "fold": FOLD,
-    "symmetry": SYMMETRY,
-    "contract": Guide(
-        "torsions and rotations run to their estimate faster: lower temperature, more structure",
-        {"weight": 0.3},
-        _contracted,
-    ),
-    "shape": Guide(
-        "to compact chains without clashes, by the backbone that the clean estimate builds",
-        {"rg_ratio": 0.95, "clash": 3.0, "strength": 2.0, "least": 0.003, "iterations": 12,
-         "clip": 0.5, "first": 0.0, "last": 0.7},
-        _shape,
-    ),
-}  # fmt: skip
-"""Guides of backbones."""
+CONTRACT = Guide(
+    "torsions and rotations run to their estimate faster: lower temperature, more structure",
+    {"weight": 0.3},
+    _contracted,
+)
+SHAPE = Guide(
+    "to compact chains without clashes, by the backbone that the clean estimate builds",
+    {"rg_ratio": 0.95, "clash": 3.0, "strength": 2.0, "least": 0.003, "iterations": 12,
+     "clip": 0.5, "first": 0.0, "last": 0.7},
+    _shape,
+)  # fmt: skip

@@ -12,6 +12,7 @@ from domains.proteins.adapter import Proteins
 from domains.proteins.closure import Links, deviation
 from domains.proteins.encoding import Encoding, empty_context
 from domains.proteins.fold_guidance import Folded, largest, plan_of
+from domains.proteins.guidance import Contracted
 from domains.proteins.ideal import helix_bundle
 from domains.proteins.networks import PRESETS, build_denoiser
 from domains.proteins.rebuild import BEND_MEAN, rebuild
@@ -23,6 +24,7 @@ from sciflow.model import Model
 from sciflow.random import Draws
 from sciflow.samplers import Sampler
 from sciflow.state import Context, State, Times
+from sciflow.testing.probes import randomise
 
 FRAMES = Encoding(("positions", "rotations"), 7.7)
 ANGLES = Encoding(("torsions", "bends"))
@@ -44,7 +46,7 @@ def config(preset: str) -> dict[str, object]:
 
 def network(preset: str) -> Denoiser:
     torch.manual_seed(0)
-    return build_denoiser(config(preset)).requires_grad_(False)
+    return randomise(build_denoiser(config(preset))).requires_grad_(False)  # type: ignore[no-any-return]
 
 
 class Known(Denoiser):
@@ -119,8 +121,17 @@ def test_it_does_not_matter_how_a_fold_lies_and_what_is_drawn_beside_it() -> Non
 
 
 def test_chains_with_a_motif_and_those_whose_fold_broke_are_the_models_own() -> None:
+    """Runs in which no chain has a fold are those of another guide, if there is one."""
     own = sampled(network("angles"), [0, 1], given=True)
     assert torch.equal(sampled(folded(Known()), [0, 1], given=True)["torsions"], own["torsions"])
+    instead = Contracted(network("angles"), 0.5)
+    other = sampled(instead, [0, 1], given=True)["torsions"]
+    found = sampled(folded(Known(), otherwise=instead), [0, 1], given=True)["torsions"]
+    assert torch.equal(found, other) and not torch.equal(other, own["torsions"])
+    context = empty_context(LENGTHS[:2], {})
+    middle = [SAMPLER(d, context, Draws(0, [0, 1]), start=dict(own), begin=0.5).state["torsions"]
+              for d in (folded(Known(), otherwise=instead), instead)]  # fmt: skip
+    assert torch.equal(*middle)
     one = sampled(folded(Known(broken=1)), [0, 1])
     assert torch.equal(one["torsions"][1], own["torsions"][1])
     assert not torch.equal(one["torsions"][0], own["torsions"][0])
