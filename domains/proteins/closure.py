@@ -4,14 +4,15 @@ A chain given by angles has its motif right piece by piece; how the pieces lie t
 decided by every φ and ψ in between. Of the chains near the estimate θ⁰ the likeliest that carries
 the motif minimises
 
-    f(θ) = Σ_k (θ_k − θ⁰_k)²/(2V)  +  E(θ)  +  c Σ_{|i−j|>2} (max(0, 4.2 Å − d_ij)/0.5 Å)²/2,
+    f(θ) = Σ_k (θ_k − θ⁰_k)²/(2V)  +  E(θ)  +  c Σ_{|i−j|>2} (max(0, 4.2 Å − d_ij)/0.5 Å)²/2
+           +  (max(0, Rg/Rg⁰ − r)/0.02)²/2,
     E = min_{R,t} Σ_m |R x_m(θ) + t − y_m|²/(2σ²),
 
 x_m the motif's atoms N, CA, C in the chain, y_m in the motif's file, d_ij between CA atoms; the
 inner minimum is the best superposition (Kabsch 1976), and E is 3K RMSD²/(2σ²) for K residues. V is
 what the noise leaves open of an angle, so that f is −log p(θ | x_t, motif) for a Gaussian estimate
-and a motif known to σ. Distances that are wanted between single atoms, as those of strands in a
-sheet, are further squares (:class:`Links`).
+and a motif known to σ. Rg is of the CA atoms and Rg⁰ = 2.2 N^0.38 Å. Distances that are wanted
+between single atoms, as those of strands in a sheet, are further squares (:class:`Links`).
 
 A bond that turns moves all behind it about its axis u through p: ∂x_m/∂θ = u × (x_m − p). With
 these and the six rigid motions, which cost nothing, f is a sum of squares, and is minimised by
@@ -37,6 +38,8 @@ _STILL = 1e-6
 """Radians: smaller steps are none."""
 NEAREST, NEAR_STD = 4.2, 0.5
 """Ångström: CA atoms nearer than the first touch, by so many of the second."""
+SIZE_STD = 0.02
+"""Rg/Rg⁰ is held to this."""
 _CLASHES = 32
 """Pairs, the nearest, whose slopes a step looks at; what a step is worth is judged by all."""
 
@@ -128,6 +131,7 @@ def close(
     iterations: int,
     clash: float = 0.0,
     links: Links | None = None,
+    size: Tensor | None = None,
 ) -> Tensor:
     """Torsions near the given ones whose chain carries the motif; see the module.
 
@@ -143,6 +147,7 @@ def close(
         iterations: steps; one that does not lower f is taken back and tried again shorter.
         clash: c.
         links: distances to be kept.
+        size: r, the largest Rg/Rg⁰, ``[B]``; ``None`` leaves the size alone.
 
     Returns:
         ``[B, N, 3]``; ω is as it was.
@@ -153,7 +158,7 @@ def close(
     if motif is None or carries is None:
         motif, carries = start.new_zeros(*start.shape, 3), torch.zeros_like(free[..., 0])
     chains = _Chains(start, bends.double().where(sound[:, None, None], 1.0), motif.double(),
-                     carries, free, tolerance, clash, links)  # fmt: skip
+                     carries, free, tolerance, clash, links, size)  # fmt: skip
     prior = chains.turns.double() / variance.double()[:, None]
     turned, damping = torch.zeros_like(prior), torch.full_like(prior[:, 0], 1e-2)
     x, misfit, cost = chains(turned)
@@ -193,15 +198,16 @@ class _Chains:
     """
 
     def __init__(self, theta: Tensor, bends: Tensor, motif: Tensor, carries: Tensor, free: Tensor,
-                 tolerance: float, clash: float, links: Links | None = None):  # fmt: skip
+                 tolerance: float, clash: float, links: Links | None = None,
+                 size: Tensor | None = None):  # fmt: skip
         self.theta, self.bends = theta, bends
-        self.tolerance, self.clash, self.links = tolerance, clash, links
+        self.tolerance, self.clash, self.links, self.size = tolerance, clash, links, size
         self.bonds, self.turns = _packed(free.flatten(1))
         self.atoms, there = _packed(carries[..., None].expand(*carries.shape, 3).flatten(1))
         self.weight = there.double()
         self.y = motif.flatten(1, 2).gather(1, self.atoms[..., None].expand(-1, -1, 3))
         # Padding has no bond that turns, and clashes with nothing.
-        real = free.any(-1) | carries
+        self.real = real = free.any(-1) | carries
         i = torch.arange(theta.shape[1], device=theta.device)
         self.apart = real[:, :, None] & real[:, None] & (i[:, None] + 2 < i)
 
@@ -221,6 +227,8 @@ class _Chains:
         cost = misfit.square().sum((1, 2)) / self.tolerance**2
         if self.clash > 0:
             cost = cost + self._near(x).square().sum((1, 2))
+        if self.size is not None:
+            cost = cost + self._excess(x)[0] ** 2
         if self.links is not None:
             cost = cost + self.links.residual(x).square().sum(1)
         return x, misfit, cost
@@ -255,6 +263,13 @@ class _Chains:
             row = (move * toward[:, :, None]).sum(-1) * weight[..., None]
             rows.append(torch.nn.functional.pad(row, (0, 6)))
 
+        if self.size is not None:
+            excess, gradient = self._excess(x)
+            order = 3 * torch.arange(x.shape[1], device=x.device) + 1
+            move = slope(x[:, :, 1], order.expand(len(x), -1))
+            row = torch.einsum("bnpk,bnk->bp", move, gradient)
+            rows.append(torch.nn.functional.pad(row[:, None], (0, 6)))
+            residuals.append(excess[:, None])
         if self.links is not None:
             # An oxygen turns with its ψ, like the next nitrogen.
             first, second = (3 * (k // 4) + k % 4 for k in self.links.atoms.unbind(-1))
@@ -275,10 +290,29 @@ class _Chains:
         flat = x[:, :, :3].flatten(1, 2)
         return flat.gather(1, self.atoms[..., None].expand(-1, -1, 3))
 
+    def _excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(Rg/Rg⁰ − r)/0.02 of chains larger than that, ``[B]``, and its gradient by their CA
+        atoms, ``[B, N, 3]``."""
+        assert self.size is not None
+        real = self.real[..., None].to(x)
+        n = real.sum((1, 2)).clamp(min=1)
+        away = x[:, :, 1] - (x[:, :, 1] * real).sum(1, keepdim=True) / n[:, None, None]
+        away = away * real
+        # 1e-6 Å²: one residue alone has a radius of 0.
+        rg = (away.square().sum((1, 2)) / n + 1e-6).sqrt()
+        law = SIZE_STD * _law(n)
+        excess = (rg / law - self.size.to(x) / SIZE_STD).clamp(min=0)
+        return excess, away * ((excess > 0) / (n * rg * law))[:, None, None]
+
     def _near(self, x: Tensor) -> Tensor:
         """√c (4.2 Å − d_ij)/0.5 Å of pairs nearer than that, ``[B, N, N]``."""
         d = torch.cdist(x[:, :, 1], x[:, :, 1])
         return (NEAREST - d).clamp(min=0) * self.apart * (self.clash**0.5 / NEAR_STD)
+
+
+def _law(n: Tensor) -> Tensor:
+    """Rg⁰ in ångström of globular chains of n residues."""
+    return 2.2 * n**0.38
 
 
 def _packed(marks: Tensor) -> tuple[Tensor, Tensor]:

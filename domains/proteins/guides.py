@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from domains.proteins.clash_guidance import UNCLASH
+from domains.proteins.compact_guidance import COMPACT
 from domains.proteins.fold_guidance import FOLD
 from domains.proteins.guidance import CONTRACT, SHAPE
 from domains.proteins.motif_guidance import MOTIF
@@ -17,6 +18,7 @@ GUIDES = {
     "sheets": SHEETS,
     "fold": FOLD,
     "symmetry": SYMMETRY,
+    "compact": COMPACT,
     "contract": CONTRACT,
     "shape": SHAPE,
 }
