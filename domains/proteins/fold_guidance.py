@@ -13,7 +13,7 @@ is known to σ, which is wide: the fold says where the parts of the chain lie, a
 what they are. The finished chain is left as the model made it.
 
 A chain with a motif or given residues, or one that is re-designed, has no fold; its run is left to
-the guide ``shape``, which pulls at the size alone.
+the guide ``compact``, which pulls at the size alone.
 
 Where the guide ``sheets`` plans sheets, the fold is drawn around the largest of them: its residues
 are given to the model of frames, as a motif is, so that plan and fold want the same.
@@ -33,8 +33,8 @@ from torch import Tensor
 
 from domains.proteins.beginnings import begins, draws_of, kept
 from domains.proteins.closure import close
+from domains.proteins.compact_guidance import COMPACT
 from domains.proteins.encoding import Encoding, in_single_precision
-from domains.proteins.guidance import SHAPE
 from domains.proteins.rebuild import BEND_MEAN, bends_in_radians, rebuild
 from domains.proteins.sheet_guidance import Sheets
 from domains.proteins.sheets import SheetPlan
@@ -193,8 +193,8 @@ def _fold(model: Model, settings: dict[str, Any], denoiser: Denoiser) -> Denoise
     other.sampler = replace(other.sampler, steps=steps)
     frames, _ = other.under_guides(other.denoiser)
     otherwise = denoiser
-    if not model.has_guide("shape"):
-        otherwise = SHAPE.wrap(model, dict(SHAPE.settings), denoiser)
+    if not (model.has_guide("compact") or model.has_guide("shape")):
+        otherwise = COMPACT.wrap(model, dict(COMPACT.settings), denoiser)
     return Folded(denoiser, frames, Encoding.from_config(other.config["encoding"]), other.sampler,
                   settings["tolerance"], settings["least"], settings["clash"],
                   settings["iterations"], (settings["first"], settings["last"]),
