@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from domains.proteins.closure import close
+from domains.proteins.motif_guidance import free_bonds
 from domains.proteins.rebuild import bends_in_radians
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
@@ -77,12 +78,9 @@ class Unclashed(Denoiser):
     def _parted(self, state: State) -> Tensor:
         context, torsions = state.context, state["torsions"]
         bends = bends_in_radians(state["bends"].double())
-        free = context.mask
-        if "torsions" in context.given:
-            free = free & ~context.given["torsions"]
         variance = bends.new_full((len(bends),), self.variance)
-        parted = close(torsions, bends, None, None, free[..., None].expand(*free.shape, 2),
-                       variance, 1.0, self.iterations, self.clash)  # fmt: skip
+        parted = close(torsions, bends, None, None, free_bonds(context), variance, 1.0,
+                       self.iterations, self.clash)  # fmt: skip
         return self.paths["torsions"].space.project(parted, context)
 
 

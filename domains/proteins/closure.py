@@ -29,7 +29,16 @@ from torch import Tensor
 
 from domains.proteins.rebuild import rebuild
 
-__all__ = ["NEAREST", "NEAR_STD", "Links", "bond_turns", "close", "deviation", "superposition"]
+__all__ = [
+    "NEAREST",
+    "NEAR_STD",
+    "Links",
+    "bond_turns",
+    "close",
+    "deviation",
+    "globular_radius",
+    "superposition",
+]
 
 _LEAST_DAMPING, _MOST_DAMPING = 1e-6, 1e6
 _FARTHEST_TURN = 0.6
@@ -38,7 +47,7 @@ _STILL = 1e-6
 """Radians: smaller steps are none."""
 NEAREST, NEAR_STD = 4.2, 0.5
 """Ångström: CA atoms nearer than the first touch, by so many of the second."""
-SIZE_STD = 0.02
+_SIZE_STD = 0.02
 """Rg/Rg⁰ is held to this."""
 _CLASHES = 32
 """Pairs, the nearest, whose slopes a step looks at; what a step is worth is judged by all."""
@@ -300,8 +309,8 @@ class _Chains:
         away = away * real
         # 1e-6 Å²: one residue alone has a radius of 0.
         rg = (away.square().sum((1, 2)) / n + 1e-6).sqrt()
-        law = SIZE_STD * _law(n)
-        excess = (rg / law - self.size.to(x) / SIZE_STD).clamp(min=0)
+        law = _SIZE_STD * globular_radius(n)
+        excess = (rg / law - self.size.to(x) / _SIZE_STD).clamp(min=0)
         return excess, away * ((excess > 0) / (n * rg * law))[:, None, None]
 
     def _near(self, x: Tensor) -> Tensor:
@@ -310,7 +319,7 @@ class _Chains:
         return (NEAREST - d).clamp(min=0) * self.apart * (self.clash**0.5 / NEAR_STD)
 
 
-def _law(n: Tensor) -> Tensor:
+def globular_radius(n: Tensor) -> Tensor:
     """Rg⁰ in ångström of globular chains of n residues."""
     return 2.2 * n**0.38
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from domains.proteins.closure import close
-from domains.proteins.motif_guidance import known_angles
+from domains.proteins.motif_guidance import free_bonds
 from domains.proteins.rebuild import bends_in_radians
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
@@ -29,7 +29,6 @@ from sciflow.guidance.acting import check_interval
 from sciflow.guidance.energy.strengths import open_variance
 from sciflow.guides import Guide
 from sciflow.model import Model
-from sciflow.samplers.hooks import Step, after_inner
 from sciflow.state import Context, State, Times, field_times
 
 __all__ = ["COMPACT", "Compact"]
@@ -85,17 +84,13 @@ class Compact(Denoiser):
         if not bool(((time >= first) & (time <= last)).any()):
             return prediction
         context, torsions = state.context, prediction.clean["torsions"]
+        v = open_variance(self.paths["torsions"], time).clamp(min=self.least)
         moved = close(
             torsions, bends_in_radians(prediction.clean["bends"].double()), None, None,
-            _free(context), open_variance(self.paths["torsions"], time).clamp(min=self.least), 1.0,
-            self.iterations, self.clash, size=self._size(context),
+            free_bonds(context), v, 1.0, self.iterations, self.clash, size=self._size(context),
         )  # fmt: skip
         moved = self.paths["torsions"].space.project(moved, context)
         return Prediction({**prediction.clean, "torsions": moved})
-
-    def after_step(self, step: Step) -> State:
-        """The guided model's own hook."""
-        return after_inner(self.denoiser, step).state
 
     def _size(self, context: Context) -> Tensor:
         default = torch.full((len(context),), self.ratio, dtype=torch.float64)
@@ -104,16 +99,6 @@ class Compact(Denoiser):
         if asked is None:
             return default
         return torch.where(asked.isnan(), default, asked.double())
-
-
-def _free(context: Context) -> Tensor:
-    """φ and ψ that may turn, bool ``[B, N, 2]``: of what is not given, nor a motif's."""
-    free = context.mask[..., None].expand(*context.mask.shape, 2)
-    if "torsions" in context.given:
-        free = free & ~context.given["torsions"][..., None]
-    if "piece" in context.extras:
-        free = free & ~known_angles(context)[0][..., :2]
-    return free
 
 
 def _compact(model: Model, settings: dict[str, Any], denoiser: Denoiser) -> Denoiser:

@@ -45,7 +45,6 @@ from sciflow.guidance.energy.strengths import open_variance
 from sciflow.guides import Guide
 from sciflow.model import Model, load
 from sciflow.samplers import Sampler
-from sciflow.samplers.hooks import Step, after_inner
 from sciflow.state import Context, State, Times, field_times
 
 __all__ = ["FOLD", "Folded"]
@@ -128,17 +127,14 @@ class Folded(Denoiser):
             {**prediction.clean, "torsions": self._following(prediction, state, time)}
         )
 
-    def after_step(self, step: Step) -> State:
-        """The guided model's own hook."""
-        return after_inner(self.denoiser, step).state
-
     def draw(self, noise: State) -> Tensor:
         """Folds of chains that begin with this noise, N, CA, C ``[B, N, 3, 3]`` in ångström."""
         context, known = noise.context.replace(given={}), dict[str, Tensor]()
         plan = plan_of(self.denoiser)
         if plan is not None and bool(plan.planned.any()):
-            known = self._sheets(plan, context)
-            context = context.replace(given=dict.fromkeys(known, largest(plan)))
+            inside = largest(plan)
+            known = self._sheets(plan, inside, context)
+            context = context.replace(given=dict.fromkeys(known, inside))
         report = self.sampler(self.frames, context, draws_of(noise), given=known)
         atoms = self.encoding.backbone(report.state)[:, :, :3]
         # A fold that broke is none: its chain is the model's own.
@@ -147,12 +143,12 @@ class Folded(Denoiser):
             self._follows = self._follows & sound[:, None]
         return atoms.where(sound[:, None, None, None], 0.0)
 
-    def _sheets(self, plan: SheetPlan, context: Context) -> dict[str, Tensor]:
-        """Frames of chains with the torsions of their plans, about the centre of the largest."""
+    def _sheets(self, plan: SheetPlan, inside: Tensor, context: Context) -> dict[str, Tensor]:
+        """Frames of chains with the torsions of their plans, about the centre of what is inside."""
         torsions = torch.nn.functional.pad(plan.torsions, (0, 1), value=math.pi)
         bends = torsions.new_tensor(BEND_MEAN).expand_as(torsions)
         fields = self.encoding.tensors(rebuild(torsions, bends), context.mask)
-        real = largest(plan)[..., None].to(torsions)
+        real = inside[..., None].to(torsions)
         x = fields["positions"]
         centre = (x * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
         fields["positions"] = (x - centre) * context.mask[..., None]

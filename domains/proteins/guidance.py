@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from domains.proteins.closure import NEAR_STD, NEAREST
+from domains.proteins.closure import NEAR_STD, NEAREST, globular_radius
 from domains.proteins.encoding import Encoding
 from sciflow.denoisers import Denoiser, Prediction
 from sciflow.errors import InputError
@@ -52,7 +52,7 @@ def rg_ratio(ca: Tensor, mask: Tensor) -> Tensor:
     away = (ca - (ca * real).sum(1, keepdim=True) / n[:, None]) * real
     # 1e-6 Å²: one residue alone has a radius of 0, whose gradient is infinite.
     rg = (away.square().sum((1, 2)) / n[:, 0] + 1e-6).sqrt()
-    return rg / (2.2 * n[:, 0] ** 0.38)
+    return rg / globular_radius(n[:, 0])
 
 
 @dataclass(frozen=True)

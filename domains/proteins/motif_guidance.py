@@ -28,7 +28,7 @@ from sciflow.model import Model
 from sciflow.samplers.hooks import Step, after_inner
 from sciflow.state import Context, State, Times, field_times
 
-__all__ = ["MOTIF", "MotifGuidance", "known_angles"]
+__all__ = ["MOTIF", "MotifGuidance", "free_bonds", "known_angles"]
 
 _FINISHING = 40
 """Steps on the finished chain; its angles have no noise left, so that the least spread rules."""
@@ -42,6 +42,16 @@ def known_angles(context: Context) -> tuple[Tensor, Tensor]:
     nothing = torch.zeros_like(inside[:, :1])
     before, behind = torch.cat((nothing, follows), 1), torch.cat((follows, nothing), 1)
     return torch.stack((before, behind, behind), -1), torch.stack((inside, behind, behind), -1)
+
+
+def free_bonds(context: Context) -> Tensor:
+    """φ and ψ that may turn, bool ``[B, N, 2]``: of what is not given, nor a motif's."""
+    free = context.mask[..., None].expand(*context.mask.shape, 2)
+    if "torsions" in context.given:
+        free = free & ~context.given["torsions"][..., None]
+    if "piece" in context.extras:
+        free = free & ~known_angles(context)[0][..., :2]
+    return free
 
 
 class MotifGuidance(Denoiser):

@@ -10,6 +10,7 @@ from domains.proteins.closure import _Chains, close
 from domains.proteins.compact_guidance import Compact
 from domains.proteins.encoding import Encoding, empty_context
 from domains.proteins.guidance import rg_ratio
+from domains.proteins.motif_guidance import free_bonds
 from domains.proteins.networks import PRESETS, build_denoiser
 from domains.proteins.rebuild import BEND_MEAN, rebuild
 from sciflow.denoisers import NetworkDenoiser
@@ -120,14 +121,12 @@ def test_the_batch_does_not_matter() -> None:
 
 
 def test_given_residues_and_motifs_do_not_turn() -> None:
-    from domains.proteins.compact_guidance import _free
-
     context = empty_context(LENGTHS[:1], {})
     given = torch.zeros(1, 50, dtype=torch.bool)
     given[:, 10:20] = True
     piece = torch.where(given, 0, -1)
-    assert not _free(context.replace(given={"torsions": given}))[0, 10:20].any()
-    free = _free(context.replace(extras={"piece": piece}))[0]
+    assert not free_bonds(context.replace(given={"torsions": given}))[0, 10:20].any()
+    free = free_bonds(context.replace(extras={"piece": piece}))[0]
     # φ of a piece's first residue and ψ of its last lie outside.
     assert free[10].tolist() == [True, False] and free[19].tolist() == [False, True]
     assert not free[11:19].any() and free[:10].all() and free[20:].all()
